@@ -1,0 +1,6 @@
+//! recorder: every packet, and the process behind it.
+//!
+//! The rooms, from the ground up; imports run one way, and `tests/tests/rooms.rs` holds it:
+//! `cli → pipeline → {source, attribution, pcapng, output, sandbox} → decode → model → shared`.
+
+pub mod model;

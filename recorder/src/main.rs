@@ -1,0 +1,3 @@
+//! The command `recorder`.
+
+fn main() {}

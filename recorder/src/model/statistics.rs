@@ -1,0 +1,76 @@
+//! Counts. Nothing is lost in silence: each loss has a number here.
+
+use super::{Attribution, Found, RealTime, Reason};
+
+/// What happened on one interface.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InterfaceCounts {
+    /// Packets that passed the filter, dropped ones included.
+    pub received: u64,
+    /// Packets that the kernel dropped because the ring was full. Where interfaces share a ring (`any`) the kernel does
+    /// not say whose they were; then this is `None` and [`Statistics::dropped_by_kernel`] has the sum.
+    pub dropped_by_kernel: Option<u64>,
+    /// Packets that we took out of the ring and did not write.
+    pub dropped_by_us: u64,
+    /// Packets written.
+    pub written: u64,
+}
+
+/// How many packets have an owner, and why the others have none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AttributionCounts {
+    by_socket: u64,
+    by_listener: u64,
+    without: [u64; Reason::ALL.len()],
+}
+
+impl AttributionCounts {
+    /// Counts one packet.
+    pub fn count(&mut self, attribution: &Attribution) {
+        match attribution {
+            Attribution::Known { found: Found::Socket, .. } => self.by_socket += 1,
+            Attribution::Known { found: Found::Listener, .. } => self.by_listener += 1,
+            Attribution::Unknown(reason) => self.without[*reason as usize] += 1,
+        }
+    }
+
+    /// Packets with at least one owner.
+    pub const fn attributed(&self) -> u64 {
+        self.by_socket + self.by_listener
+    }
+
+    /// Packets with an owner found this way.
+    pub const fn found(&self, found: Found) -> u64 {
+        match found {
+            Found::Socket => self.by_socket,
+            Found::Listener => self.by_listener,
+        }
+    }
+
+    /// Packets without an owner for this reason.
+    pub const fn without(&self, reason: Reason) -> u64 {
+        self.without[reason as usize]
+    }
+
+    /// All packets counted.
+    pub fn total(&self) -> u64 {
+        self.attributed() + self.without.iter().sum::<u64>()
+    }
+}
+
+/// The counters of one file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Statistics {
+    /// When the recording began.
+    pub start: RealTime,
+    /// When it ended.
+    pub end: RealTime,
+    /// By interface, in the order of the interface blocks.
+    pub interfaces: Vec<InterfaceCounts>,
+    /// Packets dropped by the kernel on all interfaces together.
+    pub dropped_by_kernel: u64,
+    /// How complete attribution is.
+    pub attribution: AttributionCounts,
+    /// Socket events that the kernel side could not deliver.
+    pub events_lost: u64,
+}

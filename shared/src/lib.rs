@@ -1,0 +1,2 @@
+//! The words that the kernel side and the user side have in common, spelled to the byte.
+#![no_std]
