@@ -1,0 +1,77 @@
+//! Reads of kernel memory at the offsets that user space found in BTF.
+//!
+//! Two ways. `load` follows a typed pointer: the verifier knows the type, so it costs one load, but only programs that
+//! got the pointer typed can do it. `probe` asks a helper: it works on any address and costs a call, for rare paths.
+
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
+
+use crate::maps::offset;
+
+/// Reads the field at `offset` behind a pointer whose type the verifier knows.
+///
+/// # Safety
+/// `base` is a pointer that the verifier knows as a kernel struct with a `T` at `offset`; the kernel turns a bad
+/// address into a read of 0.
+#[inline(always)]
+pub unsafe fn load<T>(base: *const c_void, offset: usize) -> T {
+    // SAFETY: the caller's promise.
+    let field = unsafe { base.byte_add(offset) };
+    // SAFETY: the caller's promise. Volatile, so that the load keeps its width: the verifier checks it against the type.
+    unsafe { core::ptr::read_volatile(field.cast::<T>()) }
+}
+
+/// Reads the field at `offset` behind any kernel address; zero where it cannot be read.
+#[inline(always)]
+pub fn probe<T: Zero>(base: *const c_void, offset: usize) -> T {
+    let field = base.wrapping_byte_add(offset);
+    let mut value = T::ZERO;
+    // SAFETY: the helper checks the address and fills the target, with zeros if the address is bad: so its result says
+    // nothing that the value does not, and not to branch on it saves the verifier from exploring both ways.
+    unsafe { bpf_probe_read_kernel((&raw mut value).cast(), size_of::<T>() as u32, field) };
+    value
+}
+
+/// The same address, as a number in the verifier's eyes: some typed socket pointers may not be added to. The pointer is
+/// read back from the stack by the helper, which tells the verifier nothing of its type.
+#[inline(always)]
+pub fn untyped(pointer: *const c_void) -> *const c_void {
+    let slot = pointer;
+    probe((&raw const slot).cast(), 0)
+}
+
+/// Types whose zero stands for "nothing there".
+pub trait Zero: Copy {
+    /// The zero.
+    const ZERO: Self;
+}
+
+impl Zero for u8 {
+    const ZERO: Self = 0;
+}
+impl Zero for u16 {
+    const ZERO: Self = 0;
+}
+impl Zero for u32 {
+    const ZERO: Self = 0;
+}
+impl Zero for u64 {
+    const ZERO: Self = 0;
+}
+impl Zero for [u8; 16] {
+    const ZERO: Self = [0; 16];
+}
+impl Zero for [u64; 2] {
+    const ZERO: Self = [0; 2];
+}
+impl Zero for *const c_void {
+    const ZERO: Self = core::ptr::null();
+}
+
+/// The inode number of the socket's network namespace.
+#[inline(always)]
+pub fn netns_of(sock: *const c_void) -> u32 {
+    let net: *const c_void = probe(sock, offset!(sock_net));
+    probe(net, offset!(net_inum))
+}

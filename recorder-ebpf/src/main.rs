@@ -1,0 +1,292 @@
+//! The kernel side of recorder: the programs and where they hook in.
+//!
+//! Every program only looks. Those attached to cgroups decide whether a packet or a call may pass, and all of them
+//! return `PASS` on their one way out. What a hook sees and when is in docs/ARCHITECTURE.md.
+#![no_std]
+#![no_main]
+#![feature(core_intrinsics)]
+#![expect(internal_features, reason = "the one way to an atomic addition; see maps::count_loss")]
+
+mod kernel;
+mod maps;
+mod packet;
+mod process;
+mod socket;
+
+use core::ffi::c_void;
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::macros::{btf_tracepoint, cgroup_skb, cgroup_sock, cgroup_sock_addr, fexit};
+use aya_ebpf::programs::{
+    BtfTracePointContext, FExitContext, SkBuffContext, SockAddrContext, SockContext,
+};
+
+use crate::kernel::{load, probe};
+use crate::maps::{TRACKED, offset};
+use crate::packet::{ICMP, ICMPV6, TCP, UDP};
+use crate::socket::Flow;
+
+/// The verdict of every cgroup program. Anything else would drop traffic or fail a call.
+const PASS: i32 = 1;
+
+const AF_INET: u16 = 2;
+const AF_INET6: u16 = 10;
+const SOCK_RAW: u32 = 3;
+/// `TCP_LISTEN` of include/net/tcp_states.h.
+const LISTEN: u32 = 10;
+
+// ---- Sockets come and go (process context) ----
+
+/// A process creates an IPv4 or IPv6 socket. Not called for accepted ones, nor for the kernel's own.
+#[cgroup_sock(sock_create)]
+fn sock_create(ctx: SockContext) -> i32 {
+    // SAFETY: the context is a socket, valid for the run of the program.
+    let (kind, protocol) = unsafe { ((*ctx.sock).type_, (*ctx.sock).protocol) };
+    socket::created(ctx.as_ptr(), socket::cookie(ctx.as_ptr()), kind, protocol);
+    PASS
+}
+
+/// The last descriptor of a socket is closed.
+#[cgroup_sock(sock_release)]
+fn sock_release(ctx: SockContext) -> i32 {
+    // Whoever closes an accepted socket that it never read from is its user all the same, and a FIN is its doing.
+    socket::used(ctx.as_ptr(), || socket::cookie(ctx.as_ptr()));
+    socket::closed(ctx.as_ptr());
+    PASS
+}
+
+/// A socket is bound to an IPv4 address.
+#[cgroup_sock(post_bind4)]
+fn post_bind4(ctx: SockContext) -> i32 {
+    socket::bound(ctx.as_ptr());
+    PASS
+}
+
+/// A socket is bound to an IPv6 address.
+#[cgroup_sock(post_bind6)]
+fn post_bind6(ctx: SockContext) -> i32 {
+    socket::bound(ctx.as_ptr());
+    PASS
+}
+
+// ---- Packets pass (any context) ----
+
+/// A socket's packet leaves; before any tap sees it.
+#[cgroup_skb(egress)]
+fn egress(ctx: SkBuffContext) -> i32 {
+    sent(&ctx);
+    PASS
+}
+
+/// A packet was delivered to a socket; a few microseconds after the tap saw it.
+#[cgroup_skb(ingress)]
+fn ingress(ctx: SkBuffContext) -> i32 {
+    received(&ctx);
+    PASS
+}
+
+#[inline(always)]
+fn socket_of(ctx: &SkBuffContext) -> *mut aya_ebpf::bindings::bpf_sock {
+    // SAFETY: the context is valid for the run of the program.
+    unsafe { (*ctx.skb.skb).__bindgen_anon_2.sk }
+}
+
+#[inline(always)]
+fn sent(ctx: &SkBuffContext) {
+    let sk = socket_of(ctx);
+    if sk.is_null() {
+        return;
+    }
+    let Some(socket) = socket::find(sk.cast()) else { return };
+    if socket.protocol == u32::from(TCP) && socket.flow_epoch == maps::epoch() {
+        return;
+    }
+    // A handshake's answer has the listener for its socket: not the listener's flow.
+    // SAFETY: the pointer is a socket, checked for null.
+    if unsafe { (*sk).state } == LISTEN {
+        return;
+    }
+    let Some(headers) = packet::headers(ctx) else { return };
+    if headers.protocol != TCP && u32::from(headers.protocol) == socket.protocol {
+        socket::suspected(socket);
+    }
+    socket::has_flow(socket, &Flow::sent(&headers));
+}
+
+#[inline(always)]
+fn received(ctx: &SkBuffContext) {
+    let sk = socket_of(ctx);
+    if sk.is_null() {
+        return;
+    }
+    // SAFETY: the pointer is a socket, checked for null.
+    if unsafe { (*sk).state } == LISTEN {
+        return received_by_listener(ctx, sk.cast());
+    }
+    let Some(socket) = socket::find(sk.cast()) else { return };
+    if socket.protocol == u32::from(TCP) && socket.flow_epoch == maps::epoch() {
+        return;
+    }
+    // Raw sockets get copies of what belongs to others.
+    if socket.kind == SOCK_RAW && has_flows_of_its_own(socket.protocol) {
+        return;
+    }
+    let Some(headers) = packet::headers(ctx) else { return };
+    socket::has_flow(socket, &Flow::received(&headers));
+}
+
+#[inline(always)]
+fn has_flows_of_its_own(protocol: u32) -> bool {
+    protocol == u32::from(TCP)
+        || protocol == u32::from(UDP)
+        || protocol == u32::from(ICMP)
+        || protocol == u32::from(ICMPV6)
+}
+
+#[inline(always)]
+fn received_by_listener(ctx: &SkBuffContext, sk: *mut c_void) {
+    let Some(headers) = packet::headers(ctx) else { return };
+    if headers.protocol == TCP && packet::is_tcp_open(ctx, &headers) {
+        let cookie = socket::cookie(ctx.as_ptr());
+        socket::received_open(socket::find(sk), sk, cookie, &Flow::received(&headers));
+    }
+}
+
+// ---- System calls tell who uses a socket ----
+
+#[inline(always)]
+fn used_by_address_call(ctx: &SockAddrContext) -> i32 {
+    // SAFETY: the context is valid for the run of the program.
+    let sk = unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk };
+    if !sk.is_null() {
+        socket::used(sk.cast(), || socket::cookie(ctx.as_ptr()));
+    }
+    PASS
+}
+
+/// connect(2) on an IPv4 socket.
+#[cgroup_sock_addr(connect4)]
+fn connect4(ctx: SockAddrContext) -> i32 {
+    used_by_address_call(&ctx)
+}
+
+/// connect(2) on an IPv6 socket.
+#[cgroup_sock_addr(connect6)]
+fn connect6(ctx: SockAddrContext) -> i32 {
+    used_by_address_call(&ctx)
+}
+
+/// sendto(2) or sendmsg(2) on an unconnected IPv4 UDP socket, before anything is sent.
+#[cgroup_sock_addr(sendmsg4)]
+fn sendmsg4(ctx: SockAddrContext) -> i32 {
+    used_by_address_call(&ctx)
+}
+
+/// sendto(2) or sendmsg(2) on an unconnected IPv6 UDP socket, before anything is sent.
+#[cgroup_sock_addr(sendmsg6)]
+fn sendmsg6(ctx: SockAddrContext) -> i32 {
+    used_by_address_call(&ctx)
+}
+
+/// recvfrom(2) on an IPv4 UDP socket; only attached where `sock_recv_length` is missing (before 6.3).
+#[cgroup_sock_addr(recvmsg4)]
+fn recvmsg4(ctx: SockAddrContext) -> i32 {
+    used_by_address_call(&ctx)
+}
+
+/// recvfrom(2) on an IPv6 UDP socket; only attached where `sock_recv_length` is missing (before 6.3).
+#[cgroup_sock_addr(recvmsg6)]
+fn recvmsg6(ctx: SockAddrContext) -> i32 {
+    used_by_address_call(&ctx)
+}
+
+/// getpeername(2), and accept(2) when it asks for the address: then `sk` is the accepted socket.
+#[cgroup_sock_addr(getpeername4)]
+fn getpeername4(ctx: SockAddrContext) -> i32 {
+    used_by_address_call(&ctx)
+}
+
+/// The same for IPv6.
+#[cgroup_sock_addr(getpeername6)]
+fn getpeername6(ctx: SockAddrContext) -> i32 {
+    used_by_address_call(&ctx)
+}
+
+/// Any send returns: (sk, result, flags).
+#[btf_tracepoint(function = "sock_send_length")]
+fn sock_send_length(ctx: BtfTracePointContext) -> i32 {
+    used_by_traced_call(ctx.arg(0), ctx.arg(1));
+    0
+}
+
+/// Any receive returns: (sk, result, flags).
+#[btf_tracepoint(function = "sock_recv_length")]
+fn sock_recv_length(ctx: BtfTracePointContext) -> i32 {
+    used_by_traced_call(ctx.arg(0), ctx.arg(1));
+    0
+}
+
+/// A TCP send begins: (sk, msg, skb, size goal). Since 6.16.
+#[btf_tracepoint(function = "tcp_sendmsg_locked")]
+fn tcp_sendmsg_locked(ctx: BtfTracePointContext) -> i32 {
+    used_by_traced_call(ctx.arg(0), 0);
+    0
+}
+
+/// accept(2) took a connection. Before 6.10: (sk, flags, err, kern), returns the new socket.
+#[fexit(function = "inet_csk_accept")]
+fn inet_csk_accept_4(ctx: FExitContext) -> i32 {
+    used_by_traced_call(ctx.arg(4), 0);
+    0
+}
+
+/// accept(2) took a connection. Since 6.10: (sk, arg), returns the new socket.
+#[fexit(function = "inet_csk_accept")]
+fn inet_csk_accept_2(ctx: FExitContext) -> i32 {
+    used_by_traced_call(ctx.arg(2), 0);
+    0
+}
+
+#[inline(always)]
+fn used_by_traced_call(sk: *const c_void, result: i32) {
+    // A call that failed moved nothing.
+    if sk.is_null() || result < 0 {
+        return;
+    }
+    let family = offset!(sock_family);
+    // SAFETY: the verifier knows `sk` as a socket, and the offset is that of a u16.
+    let family: u16 = unsafe { load(sk, family) };
+    if family == AF_INET || family == AF_INET6 {
+        socket::used(sk.cast_mut(), || socket::cookie(sk.cast_mut()));
+    }
+}
+
+// ---- The recorded command and its descendants ----
+
+/// A process or thread is forked: (parent, child).
+#[btf_tracepoint(function = "sched_process_fork")]
+fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
+    let (parent, child): (*const c_void, *const c_void) = (ctx.arg(0), ctx.arg(1));
+    let parent_leader: *const c_void = probe(parent, offset!(task_group_leader));
+    let child_leader: *const c_void = probe(child, offset!(task_group_leader));
+    let tgid: u32 = probe(parent, offset!(task_tgid));
+    // User space puts itself into the map while it forks the command, so that the command gets in here.
+    if process::is_tracked(tgid, probe(parent_leader, offset!(task_start_boottime))) {
+        let child_tgid: u32 = probe(child, offset!(task_tgid));
+        let start: u64 = probe(child_leader, offset!(task_start_boottime));
+        // LRU: cannot be full.
+        let _ = TRACKED.insert(child_tgid, start, 0);
+    }
+    0
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    loop {}
+}
+
+/// The verifier allows GPL-only helpers to programs that say so; the sources are MIT OR Apache-2.0.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,87 @@
+//! What the programs share with each other and with user space.
+
+use aya_ebpf::btf_maps::{Array, LruHashMap, RingBuf, SkStorage};
+use aya_ebpf::macros::btf_map;
+use core::intrinsics::{AtomicOrdering, atomic_xadd};
+use recorder_shared::{Control, Offsets, Socket};
+
+/// All events, in the order in which they were reserved. 8 MiB hold some 80 000 socket events.
+#[btf_map]
+pub static EVENTS: RingBuf<u8, { 8 << 20 }> = RingBuf::new();
+
+/// What is known of each socket; lives and dies with the socket.
+#[btf_map]
+pub static SOCKETS: SkStorage<Socket> = SkStorage::new();
+
+/// Processes that were announced, by process id word, with the epoch in which they were.
+#[btf_map]
+pub static PROCESSES: LruHashMap<u64, u32, 16384> = LruHashMap::new();
+
+/// The recorded command and its descendants: tgid to start time. LRU, so that it can never be full; a process that
+/// forks or opens sockets is never the least recently used.
+#[btf_map]
+pub static TRACKED: LruHashMap<u32, u64, 65536> = LruHashMap::new();
+
+/// The epoch and the loss counter.
+#[btf_map]
+pub static CONTROL: Array<Control, 1> = Array::new();
+
+/// Filled in before loading. The map is frozen, so that the verifier knows the values and takes loads at these offsets
+/// through typed pointers for what they are.
+#[unsafe(no_mangle)]
+static OFFSETS: Offsets = {
+    // SAFETY: all fields are integers.
+    unsafe { core::mem::zeroed() }
+};
+
+/// Filled in before loading: whether `bpf_get_current_task_btf` exists (Linux 5.11).
+#[unsafe(no_mangle)]
+static TASK_BTF: u32 = 0;
+
+/// The offsets of this kernel.
+#[inline(always)]
+pub fn offsets() -> *const Offsets {
+    &raw const OFFSETS
+}
+
+/// Reads one offset. A plain read would be folded to the zero that the object file holds.
+macro_rules! offset {
+    ($field:ident) => {{
+        // SAFETY: the static is there and initialised.
+        let offset = unsafe { core::ptr::read_volatile(&raw const (*$crate::maps::offsets()).$field) };
+        offset as usize
+    }};
+}
+pub(crate) use offset;
+
+/// Whether the current task can be had as a typed pointer.
+#[inline(always)]
+pub fn has_task_btf() -> bool {
+    // SAFETY: the static is there and initialised.
+    let has = unsafe { core::ptr::read_volatile(&raw const TASK_BTF) };
+    has != 0
+}
+
+/// The current epoch; 0, which no announcement has, if the map is missing.
+#[inline(always)]
+pub fn epoch() -> u32 {
+    // The look-up is of an array and is inlined by the kernel.
+    match CONTROL.get(0) {
+        Some(control) => control.epoch,
+        None => 0,
+    }
+}
+
+/// Counts an event that found the ring full.
+#[inline(always)]
+pub fn count_loss() {
+    if let Some(control) = CONTROL.get_ptr_mut(0) {
+        // SAFETY: the pointer is to a map value; `lost` is aligned and is only ever added to. The intrinsic, because
+        // AtomicU64 has no fetch_add on a target without compare-and-swap, which BPF of Linux 5.10 is.
+        unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(&raw mut (*control).lost, 1) };
+    }
+}
+
+
+/// User space looks every few milliseconds; waking it would cost the recorded program an interrupt.
+pub const NO_WAKEUP: u64 = aya_ebpf::bindings::BPF_RB_NO_WAKEUP as u64;

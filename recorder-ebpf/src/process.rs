@@ -1,0 +1,182 @@
+//! Who runs right now, and how a process is announced once.
+
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_cgroup_id, bpf_get_current_task, bpf_get_current_task_btf, bpf_probe_read_kernel_str,
+};
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_uid_gid};
+use recorder_shared::{KIND_PROCESS, PATH_BYTES, PROCESS_TRACKED, ProcessEvent, process_id};
+
+use crate::kernel::{load, probe};
+use crate::maps::{EVENTS, NO_WAKEUP, PROCESSES, TRACKED, count_loss, epoch, has_task_btf, offset};
+
+/// `PF_KTHREAD` of include/linux/sched.h: a kernel thread, which is never the user of a socket.
+const PF_KTHREAD: u32 = 0x0020_0000;
+/// The longest name of a file in a path (`NAME_MAX`), with its NUL.
+const COMPONENT_BYTES: usize = 256;
+/// More directories and mounts than this, and the path loses its beginning.
+const PATH_STEPS: usize = 32;
+
+/// Stands for the start time of the recorder itself, which is in the map only while it forks the command.
+const ANY_START: u64 = 0;
+
+/// The process in whose context the program runs.
+#[derive(Clone, Copy)]
+pub struct Current {
+    /// See [`process_id`].
+    pub process: u64,
+    /// The running thread.
+    pub tid: u32,
+}
+
+/// Who runs right now; none for a kernel thread.
+///
+/// Only to be believed in hooks that run for a system call of the caller. Elsewhere the current task is a bystander.
+#[inline(always)]
+pub fn current() -> Option<Current> {
+    let pid_tgid = bpf_get_current_pid_tgid();
+    let (start, exec_id) = if has_task_btf() { identity_by_type()? } else { identity_by_probe()? };
+    Some(Current { process: process_id((pid_tgid >> 32) as u32, start, exec_id), tid: pid_tgid as u32 })
+}
+
+#[inline(always)]
+fn identity_by_type() -> Option<(u64, u32)> {
+    // SAFETY: the helper has no preconditions.
+    let task = unsafe { bpf_get_current_task_btf() };
+    let task = task.cast_const().cast::<c_void>();
+    let (flags, group_leader) = (offset!(task_flags), offset!(task_group_leader));
+    let (start_boottime, self_exec_id) = (offset!(task_start_boottime), offset!(task_self_exec_id));
+    // SAFETY: `task` is typed, and the offset is that of a u32.
+    let flags: u32 = unsafe { load(task, flags) };
+    if flags & PF_KTHREAD != 0 {
+        return None;
+    }
+    // SAFETY: `task` is typed, and the offset is that of a pointer.
+    let leader: *const c_void = unsafe { load(task, group_leader) };
+    // SAFETY: the verifier knows `leader` as a task, and the offset is that of a u64.
+    let start: u64 = unsafe { load(leader, start_boottime) };
+    // SAFETY: `task` is typed; the field is a u64 (u32 before 5.7) whose low half is enough, little-endian.
+    let exec_id: u32 = unsafe { load(task, self_exec_id) };
+    Some((start, exec_id))
+}
+
+#[inline(always)]
+fn identity_by_probe() -> Option<(u64, u32)> {
+    let task = current_task();
+    if probe::<u32>(task, offset!(task_flags)) & PF_KTHREAD != 0 {
+        return None;
+    }
+    let leader: *const c_void = probe(task, offset!(task_group_leader));
+    Some((probe(leader, offset!(task_start_boottime)), probe(task, offset!(task_self_exec_id))))
+}
+
+#[inline(always)]
+fn current_task() -> *const c_void {
+    // SAFETY: the helper has no preconditions.
+    let task = unsafe { bpf_get_current_task() };
+    task as *const c_void
+}
+
+/// Announces the current process, unless that was done in this epoch. Whether it is announced now.
+#[inline(never)]
+pub fn announce_current(process: u64) -> bool {
+    let epoch = epoch();
+    // SAFETY: the value is read at once.
+    let announced = unsafe { PROCESSES.get(process) };
+    if announced.is_some_and(|announced| *announced == epoch) {
+        return true;
+    }
+    let Some(mut entry) = EVENTS.reserve_untyped::<ProcessEvent>(0) else {
+        count_loss();
+        return false;
+    };
+    fill(entry.as_mut_ptr(), process);
+    entry.submit(NO_WAKEUP);
+    // If the map cannot take it, the process is announced again: harmless.
+    let _ = PROCESSES.insert(process, epoch, 0);
+    true
+}
+
+#[inline(always)]
+fn fill(event: *mut ProcessEvent, process: u64) {
+    let task = current_task();
+    let leader: *const c_void = probe(task, offset!(task_group_leader));
+    let parent: *const c_void = probe(leader, offset!(task_real_parent));
+    let tgid = (process >> 32) as u32;
+    let start_boottime_ns: u64 = probe(leader, offset!(task_start_boottime));
+    // SAFETY: the helper has no preconditions.
+    let cgroup_id = unsafe { bpf_get_current_cgroup_id() };
+    let uid = bpf_get_current_uid_gid() as u32;
+    let parent_tgid = probe(parent, offset!(task_tgid));
+    let exec_id = probe(task, offset!(task_self_exec_id));
+    let comm: [u8; 16] = probe(leader, offset!(task_comm));
+    let flags = if is_tracked(tgid, start_boottime_ns) { PROCESS_TRACKED } else { 0 };
+    // SAFETY: the entry is reserved with the size of the struct; this writes all fields but the path.
+    let event = unsafe { &mut *event };
+    event.kind = KIND_PROCESS;
+    event.flags = flags;
+    event.tgid = tgid;
+    event.process = process;
+    event.start_boottime_ns = start_boottime_ns;
+    event.cgroup_id = cgroup_id;
+    event.exec_id = exec_id;
+    event.parent_tgid = parent_tgid;
+    event.uid = uid;
+    event.reserved = 0;
+    event.comm = comm;
+    event.path_length = copy_path(&mut event.path, task);
+}
+
+/// Whether this process is the recorded command or a descendant of it.
+#[inline(always)]
+pub fn is_tracked(tgid: u32, start_boottime_ns: u64) -> bool {
+    // SAFETY: the value is read at once.
+    let start = unsafe { TRACKED.get(tgid) };
+    start.is_some_and(|start| *start == start_boottime_ns || *start == ANY_START)
+}
+
+/// Writes the path of the task's executable into `path`, last component first, each with its NUL, as `d_path` would
+/// name it from the task's own root. Returns the bytes used.
+#[inline(always)]
+fn copy_path(path: &mut [u8; PATH_BYTES], task: *const c_void) -> u16 {
+    let mm: *const c_void = probe(task, offset!(task_mm));
+    let file: *const c_void = probe(mm, offset!(mm_exe_file));
+    let mut mnt: *const c_void = probe(file, offset!(file_path_mnt));
+    let mut dentry: *const c_void = probe(file, offset!(file_path_dentry));
+    let fs: *const c_void = probe(task, offset!(task_fs));
+    let root_mnt: *const c_void = probe(fs, offset!(fs_root_mnt));
+    let root_dentry: *const c_void = probe(fs, offset!(fs_root_dentry));
+    let mut used: usize = 0;
+    for _ in 0..PATH_STEPS {
+        if dentry.is_null() || (dentry == root_dentry && mnt == root_mnt) {
+            break;
+        }
+        let mount_root: *const c_void = probe(mnt, offset!(vfsmount_root));
+        if dentry == mount_root {
+            let mount = mnt.wrapping_byte_sub(offset!(mount_mnt));
+            let parent: *const c_void = probe(mount, offset!(mount_parent));
+            if parent == mount {
+                break;
+            }
+            dentry = probe(mount, offset!(mount_mountpoint));
+            mnt = parent.wrapping_byte_add(offset!(mount_mnt));
+            continue;
+        }
+        if used >= PATH_BYTES - COMPONENT_BYTES {
+            break;
+        }
+        let name: *const c_void = probe(dentry, offset!(dentry_name));
+        let target = path.as_mut_ptr().wrapping_add(used);
+        // SAFETY: at least COMPONENT_BYTES are left behind `target`; the helper checks the address of the name.
+        let copied = unsafe { bpf_probe_read_kernel_str(target.cast(), COMPONENT_BYTES as u32, name) };
+        if copied <= 0 || copied > COMPONENT_BYTES as i64 {
+            break;
+        }
+        // The mask changes nothing; it gives all ways through the loop the same range, so that the verifier sees at
+        // once that it has been here, instead of trying each of them.
+        used = (used + copied as usize) & (PATH_BYTES - 1);
+        dentry = probe(dentry, offset!(dentry_parent));
+    }
+    used as u16
+}

@@ -1,0 +1,92 @@
+//! What the kernel side tells, as plain values. The join takes nothing else.
+
+use crate::model::{Flow, MonoTime};
+
+/// A socket, as the kernel names it: unique until reboot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Cookie(pub u64);
+
+/// A network namespace, by the inode number that /proc/PID/ns/net shows; 0 if it is not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NetNs(pub u32);
+
+/// A process, by the word that the kernel side gives it (`recorder_shared::process_id`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ProcessId(pub u64);
+
+/// Who uses a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct User {
+    /// The process.
+    pub process: ProcessId,
+    /// The thread; 0 where several do.
+    pub tid: u32,
+    /// Since when it is the user, without a break.
+    pub since: MonoTime,
+}
+
+/// What happened to a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Happening {
+    /// A packet of this flow was sent or received by the socket.
+    HasFlow,
+    /// A SYN of this flow reached the socket, which listens.
+    IsOpened,
+    /// The user is seen using it. The flow is the socket's own; its remote port is 0 where it has none.
+    IsUsed,
+    /// It is closed for good.
+    IsClosed,
+}
+
+/// One event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketNews {
+    /// What happened.
+    pub happening: Happening,
+    /// When.
+    pub at: MonoTime,
+    /// To which socket.
+    pub cookie: Cookie,
+    /// In which network namespace.
+    pub netns: NetNs,
+    /// The flow, seen from the socket.
+    pub flow: Flow,
+    /// Who uses the socket, if it is known.
+    pub user: Option<User>,
+    /// Before this time nothing could reach the socket; boot if it is not known.
+    pub existed: MonoTime,
+}
+
+/// A process that uses sockets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProcessNews {
+    /// The word by which sockets refer to it.
+    pub id: ProcessId,
+    /// Its pid on the host.
+    pub pid: u32,
+    /// When it started: nanoseconds since boot, suspend included.
+    pub start_boottime_ns: u64,
+    /// How often it and its ancestors had called exec.
+    pub exec_id: u32,
+    /// Its parent's pid.
+    pub parent_pid: u32,
+    /// Its real user id.
+    pub uid: u32,
+    /// The id of its cgroup.
+    pub cgroup_id: u64,
+    /// The name of its thread group's leader: at most 15 bytes.
+    pub comm: Vec<u8>,
+    /// The path of its executable, empty if it could not be read.
+    pub path: Vec<u8>,
+    /// Whether it is the recorded command or a descendant of it.
+    pub tracked: bool,
+}
+
+/// What the kernel side tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// About a socket.
+    Socket(SocketNews),
+    /// About a process; comes before the first event of a socket that it uses.
+    Process(ProcessNews),
+}

@@ -1,0 +1,3 @@
+//! How owners are learnt on Linux.
+
+pub mod ebpf;
