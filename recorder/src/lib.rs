@@ -3,4 +3,5 @@
 //! The rooms, from the ground up; imports run one way, and `tests/tests/rooms.rs` holds it:
 //! `cli → pipeline → {source, attribution, pcapng, output, sandbox} → decode → model → shared`.
 
+pub mod decode;
 pub mod model;
