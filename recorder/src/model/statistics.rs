@@ -34,6 +34,19 @@ impl AttributionCounts {
         }
     }
 
+    /// Adds `packets` with an owner found this way, as counted elsewhere (read from a file, or by another thread).
+    pub const fn add_found(&mut self, found: Found, packets: u64) {
+        match found {
+            Found::Socket => self.by_socket += packets,
+            Found::Listener => self.by_listener += packets,
+        }
+    }
+
+    /// Adds `packets` without an owner for this reason, as counted elsewhere.
+    pub const fn add_without(&mut self, reason: Reason, packets: u64) {
+        self.without[reason as usize] += packets;
+    }
+
     /// Packets with at least one owner.
     pub const fn attributed(&self) -> u64 {
         self.by_socket + self.by_listener

@@ -1,0 +1,379 @@
+//! Writes the file: one section, little-endian, packets in the order in which they come.
+//!
+//! [`Writer::packet`] is the hot path. What it adds to a packet depends only on who owns it and which way it went,
+//! so that part is encoded once and kept ([`Suffixes`]); a packet costs its header, a copy of its bytes and a copy of
+//! those options. Nothing is allocated per packet.
+
+use std::io::{self, Write};
+
+use super::annotation;
+use super::encode::{begin_block, end_block, end_of_options, option, padding, text_option};
+use super::suffixes::{Key, Suffixes};
+use super::{Annotate, SectionInfo, block, option as code, process, statistics};
+use crate::model::{
+    Attribution, Direction, Interface, InterfaceId, Owner, Packet, Process, ProcessIndex, ProcessTable,
+    Reception, Statistics,
+};
+
+/// How many encoded bytes gather before they are written, so that a file gets few, large writes.
+const WRITE_THRESHOLD: usize = 1 << 20;
+/// The bytes of an Enhanced Packet Block before the packet's own.
+const PACKET_HEADER: usize = 28;
+
+/// Writes one pcapng file into a `W`.
+///
+/// Packets gather in a buffer; they reach `W` when 1 MiB has gathered, at [`flush`](Self::flush) and at
+/// [`finish`](Self::finish). A writer that is dropped without `finish` loses what has gathered.
+/// After an error nothing more should be written: how much of the buffer reached `W` is not known.
+#[derive(Debug)]
+pub struct Writer<W: Write> {
+    out: W,
+    annotate: Annotate,
+    buffer: Vec<u8>,
+    /// Bytes that have left the buffer.
+    written: u64,
+    /// Whether each interface has a filter, by number.
+    interfaces: Vec<bool>,
+    suffixes: Suffixes,
+    records: Records,
+}
+
+/// Which processes this file has used.
+#[derive(Debug, Default)]
+struct Records {
+    /// In order of first use; the position is the index of the process's Darwin block.
+    used: Vec<ProcessIndex>,
+    /// The position in `used`, by process.
+    position: Vec<Option<u32>>,
+}
+
+impl<W: Write> Writer<W> {
+    /// Begins a file: encodes the section header.
+    pub fn new(out: W, annotate: Annotate, section: &SectionInfo) -> Self {
+        let mut buffer = Vec::with_capacity(WRITE_THRESHOLD + (1 << 18));
+        section_header(&mut buffer, section);
+        Self {
+            out,
+            annotate,
+            buffer,
+            written: 0,
+            interfaces: Vec::new(),
+            suffixes: Suffixes::default(),
+            records: Records::default(),
+        }
+    }
+
+    /// Adds an interface; packets name it by the id that comes back. Ids count from 0 in each file.
+    ///
+    /// # Errors
+    /// Those of `W`.
+    pub fn add_interface(&mut self, interface: &Interface) -> io::Result<InterfaceId> {
+        let id = InterfaceId(self.interfaces.len() as u32);
+        interface_description(&mut self.buffer, interface);
+        self.interfaces.push(interface.filter.is_some());
+        self.write_if_full()?;
+        Ok(id)
+    }
+
+    /// Adds a packet, and before it the records of processes that the file does not hold yet.
+    ///
+    /// Processes are looked up in `processes`, which must be the same table for the whole file. An owner that
+    /// it does not hold counts as unknown; a packet without a known owner gets no annotation at all.
+    ///
+    /// # Errors
+    /// `InvalidInput` for an interface that was not added to this file, or a packet of 4 GiB; else those of `W`.
+    #[inline]
+    pub fn packet(
+        &mut self,
+        packet: &Packet<'_>,
+        attribution: &Attribution,
+        processes: &ProcessTable,
+    ) -> io::Result<()> {
+        if packet.interface.0 as usize >= self.interfaces.len()
+            || packet.data.len() > (u32::MAX >> 1) as usize
+        {
+            return Err(unwritable(packet));
+        }
+        let key = Key::new(attribution, packet.direction, packet.reception);
+        let slot = match self.suffixes.find(&key) {
+            Some(slot) => slot,
+            None => self.new_suffix(key, packet, attribution, processes),
+        };
+        encode_packet(&mut self.buffer, packet, self.suffixes.get(slot));
+        self.write_if_full()
+    }
+
+    /// Hands everything encoded so far to `W`, and flushes `W`.
+    ///
+    /// # Errors
+    /// Those of `W`.
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.write_buffer()?;
+        self.out.flush()
+    }
+
+    /// Ends the file: the custom blocks of the processes used, statistics for each interface, flush.
+    ///
+    /// `statistics.interfaces` is in the order of [`add_interface`](Self::add_interface); an interface without counts
+    /// there gets no statistics block.
+    ///
+    /// # Errors
+    /// Those of `W`.
+    pub fn finish(mut self, statistics: &Statistics, processes: &ProcessTable) -> io::Result<W> {
+        if self.annotate.custom {
+            // After the last packet: a Wireshark before 4.7 shows each of them as a row, and no frame number moves.
+            for process in self.records.used.iter().filter_map(|index| processes.get(*index)) {
+                process::custom_block(&mut self.buffer, process);
+            }
+        }
+        for (index, (has_filter, counts)) in self.interfaces.iter().zip(&statistics.interfaces).enumerate() {
+            statistics::block(&mut self.buffer, index as u32, *has_filter, counts, statistics);
+        }
+        self.flush()?;
+        Ok(self.out)
+    }
+
+    /// The size of the file so far in bytes, what is still in the buffer included.
+    pub fn bytes(&self) -> u64 {
+        self.written + self.buffer.len() as u64
+    }
+
+    /// What the file is written into.
+    pub fn get_ref(&self) -> &W {
+        &self.out
+    }
+
+    #[inline]
+    fn write_if_full(&mut self) -> io::Result<()> {
+        if self.buffer.len() < WRITE_THRESHOLD { Ok(()) } else { self.write_buffer() }
+    }
+
+    #[cold]
+    fn write_buffer(&mut self) -> io::Result<()> {
+        let result = self.out.write_all(&self.buffer);
+        self.written += self.buffer.len() as u64;
+        self.buffer.clear();
+        result
+    }
+
+    /// Encodes the options of a packet, and before them the process records that they need.
+    #[cold]
+    fn new_suffix(
+        &mut self,
+        key: Key,
+        packet: &Packet<'_>,
+        attribution: &Attribution,
+        processes: &ProcessTable,
+    ) -> usize {
+        let owners = Owners::of(attribution, processes);
+        for (owner, process) in [owners.sender, owners.receiver].into_iter().flatten() {
+            if self.records.use_process(owner.process) && self.annotate.darwin {
+                process::darwin_block(&mut self.buffer, process);
+            }
+        }
+        let (slot, suffix) = self.suffixes.replace(key);
+        encode_suffix(suffix, self.annotate, packet, &owners, &self.records);
+        slot
+    }
+}
+
+impl Records {
+    /// Notes that the file uses this process; whether it is the first time.
+    fn use_process(&mut self, index: ProcessIndex) -> bool {
+        let at = index.0 as usize;
+        if self.position.len() <= at {
+            self.position.resize(at + 1, None);
+        }
+        if self.position[at].is_some() {
+            return false;
+        }
+        self.position[at] = Some(self.used.len() as u32);
+        self.used.push(index);
+        true
+    }
+
+    fn position(&self, index: ProcessIndex) -> Option<u32> {
+        self.position.get(index.0 as usize).copied().flatten()
+    }
+}
+
+/// The known owners of a packet, with their processes.
+struct Owners<'a> {
+    sender: Option<(Owner, &'a Process)>,
+    receiver: Option<(Owner, &'a Process)>,
+    both_local: bool,
+}
+
+impl<'a> Owners<'a> {
+    fn of(attribution: &Attribution, processes: &'a ProcessTable) -> Self {
+        let Attribution::Known { sender, receiver, both_local, found: _ } = *attribution else {
+            return Self { sender: None, receiver: None, both_local: false };
+        };
+        let known =
+            |owner: Option<Owner>| owner.and_then(|owner| Some((owner, processes.get(owner.process)?)));
+        let mut owners = Self { sender: known(sender), receiver: known(receiver), both_local };
+        if let (Some(_), None, Some((owner, _))) = (sender, owners.sender, &mut owners.receiver) {
+            // The key of the cached options holds the thread of a sender that the table does not hold.
+            owner.tid = 0;
+        }
+        owners
+    }
+
+    /// The line for people; `None` without a known owner.
+    ///
+    /// One name alone means "the process at this host's end", and the direction tells which end that is. Where
+    /// the direction does not tell it (a container's packet comes in on the host's side of its veth pair, but
+    /// its sender is local) both ends are written.
+    fn line(&self, direction: Direction) -> Option<String> {
+        let end = |end: Option<(Owner, &'a Process)>| {
+            end.map(|(_, process)| (process.name.as_slice(), process.pid))
+        };
+        match (end(self.sender), end(self.receiver)) {
+            (None, None) => None,
+            (Some((name, pid)), None) if !self.both_local && direction != Direction::Inbound => {
+                Some(annotation::one(name, pid))
+            }
+            (None, Some((name, pid))) if !self.both_local && direction == Direction::Inbound => {
+                Some(annotation::one(name, pid))
+            }
+            (sender, receiver) => Some(annotation::two(sender, receiver)),
+        }
+    }
+}
+
+fn encode_suffix(
+    suffix: &mut Vec<u8>,
+    annotate: Annotate,
+    packet: &Packet<'_>,
+    owners: &Owners<'_>,
+    records: &Records,
+) {
+    if annotate.comment
+        && let Some(line) = owners.line(packet.direction)
+    {
+        text_option(suffix, code::COMMENT, &line);
+    }
+    let flags = flags(packet.direction, packet.reception);
+    if flags != 0 {
+        option(suffix, code::EPB_FLAGS, &flags.to_le_bytes());
+    }
+    if let Some((owner, process)) = owners.sender.or(owners.receiver) {
+        if annotate.ids {
+            let ids = u64::from(process.pid) | u64::from(owner.tid) << 32;
+            option(suffix, code::EPB_PROCESSID_THREADID, &ids.to_le_bytes());
+        }
+        if annotate.darwin
+            && let Some(position) = records.position(owner.process)
+        {
+            option(suffix, code::EPB_DARWIN_PROCESS, &position.to_le_bytes());
+        }
+    }
+    if !suffix.is_empty() {
+        end_of_options(suffix);
+    }
+}
+
+/// The draft, epb_flags: bits 0-1 direction, 2-4 reception; 0 in each for "not available".
+const fn flags(direction: Direction, reception: Reception) -> u32 {
+    let direction = match direction {
+        Direction::Unknown => 0,
+        Direction::Inbound => 1,
+        Direction::Outbound => 2,
+    };
+    let reception = match reception {
+        Reception::Unknown => 0,
+        Reception::Unicast => 1,
+        Reception::Multicast => 2,
+        Reception::Broadcast => 3,
+        Reception::Promiscuous => 4,
+    };
+    direction | reception << 2
+}
+
+#[inline]
+fn encode_packet(buffer: &mut Vec<u8>, packet: &Packet<'_>, suffix: &[u8]) {
+    let captured = packet.data.len();
+    let zeros = padding(captured);
+    let length = PACKET_HEADER + captured + zeros + suffix.len() + 4;
+    // The draft: the length on the wire is not less than the captured one.
+    let original_length = packet.original_length.max(captured as u32);
+    let time = packet.time.as_ns();
+
+    let mut header = [0; PACKET_HEADER];
+    let words = [
+        block::ENHANCED_PACKET,
+        length as u32,
+        packet.interface.0,
+        (time >> 32) as u32,
+        time as u32,
+        captured as u32,
+        original_length,
+    ];
+    for (bytes, word) in header.chunks_exact_mut(4).zip(words) {
+        bytes.copy_from_slice(&word.to_le_bytes());
+    }
+    buffer.reserve(length);
+    buffer.extend_from_slice(&header);
+    buffer.extend_from_slice(packet.data);
+    buffer.extend_from_slice(&[0; 3][..zeros]);
+    buffer.extend_from_slice(suffix);
+    buffer.extend_from_slice(&(length as u32).to_le_bytes());
+}
+
+#[cold]
+fn unwritable(packet: &Packet<'_>) -> io::Error {
+    let (interface, length) = (packet.interface.0, packet.data.len());
+    io::Error::new(
+        io::ErrorKind::InvalidInput,
+        format!(
+            "cannot write a packet of {length} bytes on interface {interface}: this file has no such interface, or the packet is too long"
+        ),
+    )
+}
+
+fn section_header(buffer: &mut Vec<u8>, section: &SectionInfo) {
+    let SectionInfo { hardware, os, application, comments } = section;
+    let start = begin_block(buffer, block::SECTION_HEADER);
+    buffer.extend_from_slice(&0x1a2b_3c4d_u32.to_le_bytes());
+    // Version 1.0. The draft: the minor version MUST be 0 when writing.
+    buffer.extend_from_slice(&[1, 0, 0, 0]);
+    // The length of the section is not known before its end.
+    buffer.extend_from_slice(&(-1_i64).to_le_bytes());
+    let options_at = buffer.len();
+    for comment in comments {
+        text_option(buffer, code::COMMENT, comment);
+    }
+    for (code, text) in [(2, hardware), (3, os), (4, application)] {
+        if let Some(text) = text {
+            text_option(buffer, code, text);
+        }
+    }
+    if buffer.len() > options_at {
+        end_of_options(buffer);
+    }
+    end_block(buffer, start);
+}
+
+fn interface_description(buffer: &mut Vec<u8>, interface: &Interface) {
+    /// if_tsresol: 10^-9 seconds.
+    const NANOSECONDS: u8 = 9;
+    let Interface { name, description, link_type, mac, snap_length, filter } = interface;
+    let start = begin_block(buffer, block::INTERFACE_DESCRIPTION);
+    buffer.extend_from_slice(&link_type.0.to_le_bytes());
+    buffer.extend_from_slice(&[0; 2]);
+    buffer.extend_from_slice(&snap_length.to_le_bytes());
+    text_option(buffer, 2, name);
+    if let Some(description) = description {
+        text_option(buffer, 3, description);
+    }
+    if let Some(mac) = mac {
+        option(buffer, 6, mac);
+    }
+    option(buffer, 9, &[NANOSECONDS]);
+    if let Some(filter) = filter {
+        // A first byte of 0: what follows is the text of a libpcap filter.
+        text_option(buffer, 11, &format!("\0{filter}"));
+    }
+    end_of_options(buffer);
+    end_block(buffer, start);
+}
