@@ -4,3 +4,4 @@
 //! `cli → pipeline → {source, attribution, pcapng, output, sandbox} → decode → model → shared`.
 
 pub mod model;
+pub mod source;
