@@ -278,7 +278,17 @@ const fn dlt(link_type: LinkType) -> Linktype {
 }
 
 fn compile_dead(expression: &str, class: Class) -> Result<BpfProgram, String> {
-    let handle = pcap::Capture::dead(dlt(class.link_type())).map_err(message)?;
+    compile(&pcap::Capture::dead(dlt(class.link_type())).map_err(message)?, expression)
+}
+
+/// libpcap's optimizer takes cubic time: a second for 200 hosts (6000 instructions), ten for 400. What is longer stays
+/// as it is; the kernel refuses it then, and it is applied in user space.
+fn compile<T: pcap::Activated>(handle: &pcap::Capture<T>, expression: &str) -> Result<BpfProgram, String> {
+    const OPTIMIZABLE: usize = 6000;
+    let plain = handle.compile(expression, false).map_err(message)?;
+    if plain.get_instructions().len() > OPTIMIZABLE {
+        return Ok(plain);
+    }
     handle.compile(expression, true).map_err(message)
 }
 
@@ -287,8 +297,7 @@ fn compile_live(expression: &str, class: Class, name: &str) -> Option<Result<Bpf
     const LITTLE: i32 = 256 << 10;
     let inactive = pcap::Capture::from_device(name).ok()?;
     let handle = inactive.promisc(false).snaplen(96).buffer_size(LITTLE).open().ok()?;
-    (handle.get_datalink() == dlt(class.link_type()))
-        .then(|| handle.compile(expression, true).map_err(message))
+    (handle.get_datalink() == dlt(class.link_type())).then(|| compile(&handle, expression))
 }
 
 fn message(error: pcap::Error) -> String {
@@ -401,5 +410,140 @@ impl Assembler {
             }
         }
         self.code
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a packet is to the kernel, beside its bytes.
+    struct Seen<'a> {
+        hardware: u16,
+        protocol: u16,
+        packet_type: u8,
+        bytes: &'a [u8],
+    }
+
+    /// Runs a program as the kernel does, as far as these tests need it.
+    fn run(program: &[sock_filter], packet: &Seen<'_>) -> u32 {
+        let (mut a, mut x, mut at) = (0u32, 0u32, 0usize);
+        loop {
+            let sock_filter { code, jt, jf, k } = program[at];
+            at += 1;
+            let branch = |taken: bool| usize::from(if taken { jt } else { jf });
+            let load = |from: u32, size: usize| {
+                let bytes = packet.bytes.get(from as usize..from as usize + size);
+                bytes.map(|bytes| bytes.iter().fold(0, |sum, &byte| sum << 8 | u32::from(byte)))
+            };
+            match code {
+                LOAD_NUMBER => a = k,
+                LOAD if k as i32 >= libc::SKF_AD_OFF && (k as i32) < 0 => {
+                    a = match k as i32 - libc::SKF_AD_OFF {
+                        libc::SKF_AD_HATYPE => packet.hardware.into(),
+                        libc::SKF_AD_PROTOCOL => packet.protocol.into(),
+                        libc::SKF_AD_PKTTYPE => packet.packet_type.into(),
+                        other => panic!("ancillary {other}"),
+                    }
+                }
+                // ld, ldh, ldb [k]; ldh, ldb [x + k]; ldxb 4*([k]&0xf)
+                0x20 | 0x28 | 0x30 => match load(k, [4, 2, 1][usize::from(code >> 3 & 3)]) {
+                    Some(value) => a = value,
+                    None => return 0,
+                },
+                0x48 | 0x50 => match load(x + k, [4, 2, 1][usize::from(code >> 3 & 3)]) {
+                    Some(value) => a = value,
+                    None => return 0,
+                },
+                0xb1 => match load(k, 1) {
+                    Some(value) => x = 4 * (value & 0xf),
+                    None => return 0,
+                },
+                JUMP => at += k as usize,
+                JUMP_EQUAL => at += branch(a == k),
+                0x45 => at += branch(a & k != 0),
+                0x54 => a &= k,
+                RETURN => return k,
+                other => panic!("instruction {other:#x}"),
+            }
+        }
+    }
+
+    fn udp_to_port_53() -> Vec<u8> {
+        let mut ip = vec![0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
+        ip.extend([0x10, 0, 0, 53, 0, 8, 0, 0]);
+        ip
+    }
+
+    fn on_ethernet(ip: &[u8]) -> Vec<u8> {
+        [[0; 12].as_slice(), &[8, 0], ip].concat()
+    }
+
+    fn answers(filter: &Filter, ip: &[u8]) -> [u32; 4] {
+        let program = filter.program();
+        let ethernet = on_ethernet(ip);
+        let see = |hardware, packet_type, bytes| {
+            run(&program, &Seen { hardware, protocol: 0x0800, packet_type, bytes })
+        };
+        [
+            see(libc::ARPHRD_ETHER, libc::PACKET_OUTGOING, &ethernet),
+            see(ARPHRD_LOOPBACK, libc::PACKET_HOST, &ethernet),
+            see(ARPHRD_LOOPBACK, libc::PACKET_OUTGOING, &ethernet),
+            see(0xfffe, libc::PACKET_OUTGOING, ip),
+        ]
+    }
+
+    #[test]
+    fn without_an_expression_only_the_second_view_of_loopback_is_dropped() {
+        let filter = Filter::all(96);
+        assert_eq!(answers(&filter, &udp_to_port_53()), [96, 96, 0, 96 + LINK_HEADER_ROOM]);
+    }
+
+    #[test]
+    fn each_link_type_gets_its_own_program() {
+        let filter = Filter::compile("udp port 53", &[], &[], 96).unwrap();
+        assert_eq!(answers(&filter, &udp_to_port_53()), [96, 96, 0, 96 + LINK_HEADER_ROOM]);
+        let filter = Filter::compile("udp port 54", &[], &[], 96).unwrap();
+        assert_eq!(answers(&filter, &udp_to_port_53()), [0; 4]);
+    }
+
+    #[test]
+    fn what_is_not_ip_on_a_tun_device_is_cooked_and_decided_here() {
+        let filter = Filter::compile("udp port 53", &[], &[], 96).unwrap();
+        assert_eq!(Class::of(0xfffe, 0x88cc), Class::Cooked);
+        let seen = Seen { hardware: 0xfffe, protocol: 0x88cc, packet_type: 0, bytes: &[0; 60] };
+        assert_eq!(run(&filter.program(), &seen), WHOLE);
+        assert!(filter.decides_here(Class::Cooked));
+        let header = [8, 0, 0, 0, 0, 0, 0, 9, 0, 1, 0, 6, 0, 0, 0, 0, 0, 0, 0, 0];
+        assert!(filter.passes(Class::Cooked, &[header.as_slice(), &udp_to_port_53()].concat()));
+        assert!(!filter.passes(Class::Cooked, &[header.as_slice(), &[0; 40]].concat()));
+    }
+
+    #[test]
+    fn an_expression_without_meaning_for_a_link_type_passes_nothing_there_and_says_so() {
+        let filter = Filter::compile("ether host 00:00:00:00:00:00", &[], &[], 96).unwrap();
+        assert_eq!(answers(&filter, &udp_to_port_53()), [96, 96, 0, 0]);
+        assert!(filter.notes[0].contains("bare IP (tun)"), "{:?}", filter.notes);
+        assert!(Filter::compile("ether host 00:00:00:00:00:00", &[], &[Class::BareIp], 96).is_err());
+
+        let filter = Filter::compile("arp", &[], &[], 96).unwrap();
+        assert_eq!(answers(&filter, &udp_to_port_53()), [0; 4]);
+        assert_eq!(filter.notes, [""; 0], "no tun device has ARP, and nobody expects it");
+    }
+
+    #[test]
+    fn a_wrong_expression_gives_the_words_of_libpcap() {
+        let error = Filter::compile("tcp prot 80", &[], &[], 96).unwrap_err();
+        assert!(error.contains("syntax error"), "{error}");
+    }
+
+    #[test]
+    fn in_user_space_the_filter_decides_the_same() {
+        let filter = Filter::compile_here("udp port 53", &[], 96).unwrap();
+        assert_eq!(answers(&filter, &udp_to_port_53()), [WHOLE, WHOLE, 0, WHOLE]);
+        let ethernet = on_ethernet(&udp_to_port_53());
+        assert!(filter.passes(Class::Ethernet, &ethernet));
+        assert!(!filter.passes(Class::Ethernet, &ethernet[..20]));
+        assert!(filter.passes(Class::BareIp, &udp_to_port_53()));
     }
 }

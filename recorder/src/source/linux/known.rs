@@ -13,6 +13,8 @@ const SLOTS: usize = 64;
 struct Entry {
     ifindex: u32,
     link_type: LinkType,
+    /// The life of this interface, both ends included.
+    since: RealTime,
     until: RealTime,
     id: InterfaceId,
 }
@@ -47,8 +49,11 @@ impl Known {
     /// The interface of a packet, if it is known.
     #[inline]
     pub(super) fn find(&mut self, ifindex: u32, link_type: LinkType, time: RealTime) -> Option<InterfaceId> {
-        let is_it =
-            |entry: &Entry| entry.ifindex == ifindex && entry.link_type == link_type && time <= entry.until;
+        let is_it = |entry: &Entry| {
+            (entry.ifindex, entry.link_type) == (ifindex, link_type)
+                && entry.since <= time
+                && time <= entry.until
+        };
         let slot = &mut self.slots[ifindex as usize % SLOTS];
         match slot {
             Some(entry) if is_it(entry) => Some(entry.id),
@@ -72,7 +77,11 @@ impl Known {
         });
         self.origins.push(InterfaceOrigin { ifindex, is_loopback: link.is_some_and(Link::is_loopback) });
         self.delivered.push(0);
-        self.entries.push(Entry { ifindex, link_type, until: RealTime::from_ns(u64::MAX), id });
+        let before =
+            self.entries.iter().filter(|entry| entry.ifindex == ifindex && entry.link_type == link_type);
+        let since = before.map(|entry| RealTime::from_ns(entry.until.as_ns().saturating_add(1))).max();
+        let until = RealTime::from_ns(u64::MAX);
+        self.entries.push(Entry { ifindex, link_type, since: since.unwrap_or_default(), until, id });
         id
     }
 

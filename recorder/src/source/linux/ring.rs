@@ -18,7 +18,7 @@ const RETIRE_MS: u32 = 10;
 /// The kernel wants frame sizes even for version 3, where frames have none; only the products must fit.
 const FRAME_BYTES: usize = 2048;
 
-const LARGEST_BLOCK: usize = 512 << 10;
+const LARGEST_BLOCK: usize = 256 << 10;
 /// The smallest one: a loopback packet of 64 KiB must fit with its headers.
 const SMALLEST_BLOCK: usize = 128 << 10;
 const FEWEST_BLOCKS: usize = 2;
@@ -225,7 +225,8 @@ fn set_filter(socket: &OwnedFd, filter: &[libc::sock_filter]) -> Result<(), Refu
 }
 
 /// Blocks large enough to be handed over rarely, small enough that many are left while some wait for their owners:
-/// the kernel hands a block over after 10 ms even if it is nearly empty.
+/// the kernel hands a block over after 10 to 20 ms even if it is nearly empty, so at low rates a ring lasts its number of
+/// blocks times that (64 MiB: some 4 s), whatever its size.
 fn geometry(buffer_bytes: usize) -> Geometry {
     let block_bytes =
         (buffer_bytes / 16).clamp(1, LARGEST_BLOCK).next_power_of_two().clamp(SMALLEST_BLOCK, LARGEST_BLOCK);
@@ -258,7 +259,7 @@ mod tests {
         assert_eq!(sizes(0), (128, 2));
         assert_eq!(sizes(1), (128, 8));
         assert_eq!(sizes(4), (256, 16));
-        assert_eq!(sizes(64), (512, 128));
-        assert_eq!(sizes(1024), (512, 2048));
+        assert_eq!(sizes(64), (256, 256));
+        assert_eq!(sizes(1024), (256, 4096));
     }
 }
