@@ -1,5 +1,10 @@
 //! The capture on real interfaces, each test in a network namespace of its own. Needs root; says so and passes otherwise.
 #![cfg(target_os = "linux")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "tests may panic; clippy.toml knows only functions marked as tests"
+)]
 
 use std::ffi::CStr;
 use std::fs::{self, File};

@@ -19,7 +19,7 @@ const FIRST_PACKET: usize = 16;
 const ADDRESS: usize = size_of::<libc::tpacket3_hdr>();
 /// A frame's fixed part: `tpacket3_hdr` and the `sockaddr_ll` behind it.
 const HEADERS: usize = ADDRESS + size_of::<libc::sockaddr_ll>();
-const _: () = assert!(HEADERS == 68 && ADDRESS % 16 == 0);
+const _: () = assert!(HEADERS == 68 && ADDRESS.is_multiple_of(16));
 const _: () = assert!(offset_of!(libc::tpacket3_hdr, tp_mac) == 24);
 
 const VLAN_TAG_LENGTH: usize = 4;
@@ -172,7 +172,7 @@ impl Frame {
     pub(super) fn shape(&self, block: &mut [u8], link_type: LinkType) -> Option<Shape> {
         match link_type {
             LinkType::ETHERNET => self.ethernet(block),
-            LinkType::RAW_IP => Some(self.from_network(0)),
+            LinkType::RAW_IP => Some(self.network_part(0)),
             _ => self.cooked(block),
         }
     }
@@ -201,7 +201,7 @@ impl Frame {
     }
 
     /// The packet from the network header on, behind `header` bytes that stand in front of it.
-    fn from_network(&self, header: usize) -> Shape {
+    fn network_part(&self, header: usize) -> Shape {
         let link = self.network - self.data;
         let captured = self.captured.saturating_sub(link);
         let bytes = self.network - header..self.network + captured;
@@ -220,7 +220,7 @@ impl Frame {
         header[8..10].copy_from_slice(&self.hardware.to_be_bytes());
         header[10..20].copy_from_slice(block.get(address + 10..address + 20)?); // packet type, address length, address
         block.get_mut(start..self.network)?.copy_from_slice(&header);
-        Some(self.from_network(SLL2_LENGTH))
+        Some(self.network_part(SLL2_LENGTH))
     }
 }
 
