@@ -4,6 +4,7 @@
 //! `cli → pipeline → {source, attribution, pcapng, output, sandbox} → decode → model → shared`.
 
 pub mod attribution;
+pub mod cli;
 pub mod decode;
 pub mod model;
 pub mod pcapng;

@@ -1,0 +1,3 @@
+//! Arguments, terminal and exit codes.
+
+pub mod interfaces;
