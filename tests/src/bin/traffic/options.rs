@@ -36,12 +36,14 @@ impl Options {
 
     /// The number that follows the option.
     pub(crate) fn number(&self, option: &str) -> Option<u64> {
-        self.value(option).map(|value| value.parse().unwrap_or_else(|_| panic!("{option} {value}: not a number")))
+        self.value(option)
+            .map(|value| value.parse().unwrap_or_else(|_| panic!("{option} {value}: not a number")))
     }
 
     /// The address and port that follow the option.
     pub(crate) fn address(&self, option: &str) -> Option<SocketAddr> {
-        self.value(option).map(|value| value.parse().unwrap_or_else(|_| panic!("{option} {value}: not ADDR:PORT")))
+        self.value(option)
+            .map(|value| value.parse().unwrap_or_else(|_| panic!("{option} {value}: not ADDR:PORT")))
     }
 
     /// The file for truth lines; standard output without one.

@@ -41,5 +41,7 @@ fn report(sorted: &[u128]) -> String {
     let median = sorted.get(count / 2).copied().unwrap_or(0);
     let longest = sorted.last().copied().unwrap_or(0);
     let short = sorted.partition_point(|life| *life < SHORT_NS);
-    format!("{{\"clients\":{count},\"under_5_ms\":{short},\"median_ns\":{median},\"longest_ns\":{longest}}}\n")
+    format!(
+        "{{\"clients\":{count},\"under_5_ms\":{short},\"median_ns\":{median},\"longest_ns\":{longest}}}\n"
+    )
 }
