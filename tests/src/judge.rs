@@ -214,7 +214,7 @@ fn owners(
 ) -> Vec<String> {
     let (local, remote) = (canonical(local), canonical(remote));
     let here: Vec<&Truth> =
-        truths.iter().filter(|truth| truth.protocol == protocol && is_at(truth, local)).collect();
+        truths.iter().filter(|truth| is_at(truth, local) && truth.protocol == protocol).collect();
     let of_any: Vec<&Truth> = here.iter().copied().filter(|truth| truth.remote.is_none()).collect();
     let (begin, end) = life_of_flow(truths, protocol, local, remote, time_ns);
     let in_this_life = |truth: &&Truth| (begin..end).contains(&truth.start_ns);
@@ -231,8 +231,8 @@ fn owners(
 }
 
 fn is_at(truth: &Truth, address: SocketAddr) -> bool {
-    let same_address = truth.local.ip().is_unspecified() || truth.local.ip() == address.ip();
-    truth.local.port() == address.port() && same_address
+    let same_address = || truth.local.ip().is_unspecified() || truth.local.ip() == address.ip();
+    truth.local.port() == address.port() && same_address()
 }
 
 /// From when to when this flow, whose ports may be used again later, is the one that the packet belongs to: a flow
@@ -247,7 +247,7 @@ fn life_of_flow(
     let opens = |truth: &&Truth| {
         let forth = is_at(truth, local) && truth.remote == Some(remote);
         let back = is_at(truth, remote) && truth.remote == Some(local);
-        truth.protocol == protocol && truth.role == "client" && (forth || back)
+        (forth || back) && truth.protocol == protocol && truth.role == "client"
     };
     let starts: Vec<u64> = truths.iter().filter(opens).map(|truth| truth.start_ns).collect();
     let begin = starts.iter().copied().filter(|start| *start <= time_ns).max().unwrap_or(0);

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
@@ -71,11 +72,22 @@ impl Lab {
 
     /// The program `traffic` under another name, which is then its process's name.
     pub fn program(&self, name: &str) -> String {
+        self.adopt(&self.traffic, name)
+    }
+
+    /// Another program, in the folder under this name.
+    pub fn adopt(&self, program: impl AsRef<Path>, name: &str) -> String {
         let path = self.path(name);
-        if !path.exists() && fs::hard_link(&self.traffic, &path).is_err() {
-            fs::copy(&self.traffic, &path).expect("cannot copy the traffic program");
+        if !path.exists() && fs::hard_link(&program, &path).is_err() {
+            fs::copy(&program, &path).expect("cannot copy the program");
         }
         text(&path)
+    }
+
+    /// Lets every user into the folder, and write there.
+    pub fn open_to_all(&self) {
+        let all = fs::Permissions::from_mode(0o777);
+        fs::set_permissions(self.folder.path(), all).expect("cannot change the mode of the folder");
     }
 
     /// A command that runs `traffic` under another name in a namespace, with its truth in the log.

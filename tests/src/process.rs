@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use crate::sys;
 
+pub use libc::{SIGINT, SIGTERM, SIGUSR1};
+
 /// After this long, something hangs.
 const DEADLINE: Duration = Duration::from_secs(120);
 /// How long a pipe may stay open after its process has ended, because a descendant of it still runs.

@@ -59,11 +59,12 @@ fn serve_one(listener: &TcpListener, options: &Options) {
     if options.has("--wait-close") {
         let _ = stream.read(&mut [0; 16]);
     }
-    drop(stream);
-    // With neither, the line of the listener speaks for this connection too.
+    // Told before the close, so that a client that has seen the end of the connection finds the line in the log.
+    // With neither address, the line of the listener speaks for this connection too.
     if let Some(remote) = peer.or(told) {
         truth.end(options.log(), local, Some(remote));
     }
+    drop(stream);
 }
 
 /// Accepts; without the address of the peer if so told, and then nothing here may ask for it: asking is a hook.
