@@ -1,7 +1,9 @@
 //! Compares what the file says about each packet with what the programs said about themselves.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::path::Path;
 
 use crate::lab::say;
@@ -157,16 +159,14 @@ fn line(judged: &Judged) -> String {
 
 /// Judges every TCP and UDP packet of a file by what the programs said.
 pub fn judge(file: &Path, truths: &[Truth]) -> Judgement {
-    Judgement {
-        packets: packets(file, "frame").into_iter().map(|packet| judge_one(packet, truths)).collect(),
-    }
+    let book = Book::new(truths);
+    Judgement { packets: packets(file, "frame").into_iter().map(|packet| judge_one(packet, &book)).collect() }
 }
 
-/// Judges one packet.
-pub fn judge_one(packet: Packet, truths: &[Truth]) -> Judged {
+fn judge_one(packet: Packet, book: &Book<'_>) -> Judged {
     let Packet { protocol, source, destination, time_ns, .. } = &packet;
-    let senders = owners(truths, protocol, *source, *destination, *time_ns);
-    let receivers = owners(truths, protocol, *destination, *source, *time_ns);
+    let senders = book.owners(protocol, *source, *destination, *time_ns);
+    let receivers = book.owners(protocol, *destination, *source, *time_ns);
     let verdict = verdict(packet.comment.as_deref(), &senders, &receivers);
     Judged { packet, verdict, senders, receivers }
 }
@@ -203,56 +203,66 @@ fn worse(one: Verdict, other: Verdict) -> Verdict {
     }
 }
 
-/// Who may be named for this end of a packet at this time. More than one only for a connection that came in and was not
-/// yet accepted: the process that listens, and the one that accepts it a moment later.
-fn owners(
-    truths: &[Truth],
-    protocol: &str,
-    local: SocketAddr,
-    remote: SocketAddr,
-    time_ns: u64,
-) -> Vec<String> {
-    let (local, remote) = (canonical(local), canonical(remote));
-    let here: Vec<&Truth> =
-        truths.iter().filter(|truth| is_at(truth, local) && truth.protocol == protocol).collect();
-    let of_any: Vec<&Truth> = here.iter().copied().filter(|truth| truth.remote.is_none()).collect();
-    let (begin, end) = life_of_flow(truths, protocol, local, remote, time_ns);
-    let in_this_life = |truth: &&Truth| (begin..end).contains(&truth.start_ns);
-    let mut exact: Vec<&Truth> =
-        here.iter().copied().filter(|truth| truth.remote == Some(remote)).filter(in_this_life).collect();
-    exact.sort_by_key(|truth| truth.start_ns);
+/// The truth, by local and remote port.
+struct Book<'a> {
+    by_ports: HashMap<(u16, Option<u16>), Vec<&'a Truth>>,
+}
 
-    let current = exact.iter().rev().find(|truth| truth.start_ns <= time_ns);
-    match (current, exact.first()) {
-        (Some(current), _) => vec![current.label()],
-        (None, Some(next)) => of_any.iter().chain([next]).map(|truth| truth.label()).collect(),
-        (None, None) => of_any.iter().map(|truth| truth.label()).collect(),
+impl<'a> Book<'a> {
+    fn new(truths: &'a [Truth]) -> Self {
+        let mut by_ports: HashMap<_, Vec<&Truth>> = HashMap::new();
+        for truth in truths {
+            let ports = (truth.local.port(), truth.remote.map(|remote| remote.port()));
+            by_ports.entry(ports).or_default().push(truth);
+        }
+        Self { by_ports }
     }
-}
 
-fn is_at(truth: &Truth, address: SocketAddr) -> bool {
-    let same_address = || truth.local.ip().is_unspecified() || truth.local.ip() == address.ip();
-    truth.local.port() == address.port() && same_address()
-}
+    /// Who may be named for this end of a packet at this time. More than one only for a connection that came in and
+    /// was not yet accepted: the process that listens, and the one that accepts it a moment later.
+    fn owners(&self, protocol: &str, local: SocketAddr, remote: SocketAddr, time_ns: u64) -> Vec<String> {
+        let life = self.life_of_flow(protocol, local, remote, time_ns);
+        let mut exact = self.lines(protocol, local, Some(remote));
+        exact.retain(|truth| life.contains(&truth.start_ns));
+        exact.sort_by_key(|truth| truth.start_ns);
+        let of_any = self.lines(protocol, local, None);
 
-/// From when to when this flow, whose ports may be used again later, is the one that the packet belongs to: a flow
-/// begins when a client opens it, and ends when the next client opens the same.
-fn life_of_flow(
-    truths: &[Truth],
-    protocol: &str,
-    local: SocketAddr,
-    remote: SocketAddr,
-    time_ns: u64,
-) -> (u64, u64) {
-    let opens = |truth: &&Truth| {
-        let forth = is_at(truth, local) && truth.remote == Some(remote);
-        let back = is_at(truth, remote) && truth.remote == Some(local);
-        (forth || back) && truth.protocol == protocol && truth.role == "client"
-    };
-    let starts: Vec<u64> = truths.iter().filter(opens).map(|truth| truth.start_ns).collect();
-    let begin = starts.iter().copied().filter(|start| *start <= time_ns).max().unwrap_or(0);
-    let end = starts.iter().copied().filter(|start| *start > time_ns).min().unwrap_or(u64::MAX);
-    (begin, end)
+        let current = exact.iter().rev().find(|truth| truth.start_ns <= time_ns);
+        match (current, exact.first()) {
+            (Some(current), _) => vec![current.label()],
+            (None, Some(next)) => of_any.iter().chain([next]).map(|truth| truth.label()).collect(),
+            (None, None) => of_any.iter().map(|truth| truth.label()).collect(),
+        }
+    }
+
+    /// From when to when this flow, whose ports may be used again later, is the one that the packet belongs to: a flow
+    /// begins when a client opens it, and ends when the next client opens the same.
+    fn life_of_flow(
+        &self,
+        protocol: &str,
+        local: SocketAddr,
+        remote: SocketAddr,
+        time_ns: u64,
+    ) -> Range<u64> {
+        let mut openers = self.lines(protocol, local, Some(remote));
+        openers.extend(self.lines(protocol, remote, Some(local)));
+        let starts = openers.iter().filter(|truth| truth.role == "client").map(|truth| truth.start_ns);
+        let begin = starts.clone().filter(|start| *start <= time_ns).max().unwrap_or(0);
+        let end = starts.filter(|start| *start > time_ns).min().unwrap_or(u64::MAX);
+        begin..end
+    }
+
+    /// The lines about this end; no `remote`: those that stand for any.
+    fn lines(&self, protocol: &str, local: SocketAddr, remote: Option<SocketAddr>) -> Vec<&'a Truth> {
+        let (local, remote) = (canonical(local), remote.map(canonical));
+        let ports = (local.port(), remote.map(|remote| remote.port()));
+        let same_address =
+            |truth: &Truth| truth.local.ip().is_unspecified() || truth.local.ip() == local.ip();
+        let fits =
+            |truth: &Truth| truth.protocol == protocol && truth.remote == remote && same_address(truth);
+        let lines = self.by_ports.get(&ports).map_or(&[][..], Vec::as_slice);
+        lines.iter().copied().filter(|truth| fits(truth)).collect()
+    }
 }
 
 #[cfg(test)]
@@ -300,7 +310,7 @@ mod tests {
     }
 
     fn verdict_of(time_ns: u64, comment: &str) -> Verdict {
-        judge_one(packet(CLIENT, SERVER, time_ns, comment), &story()).verdict
+        judge_one(packet(CLIENT, SERVER, time_ns, comment), &Book::new(&story())).verdict
     }
 
     #[test]
@@ -332,7 +342,9 @@ mod tests {
     fn an_heir_owns_the_flow_from_its_first_use_on() {
         let mut story = story();
         story.push(truth(12, "heir", CLIENT, SERVER, 220));
-        let judged = |time, comment: &str| judge_one(packet(CLIENT, SERVER, time, comment), &story).verdict;
+        let judged = |time, comment: &str| {
+            judge_one(packet(CLIENT, SERVER, time, comment), &Book::new(&story)).verdict
+        };
         assert_eq!(judged(215, "client[11] > server[3]"), Verdict::Right);
         assert_eq!(judged(225, "client[11] > server[3]"), Verdict::Wrong);
         assert_eq!(judged(225, "heir[12] > server[3]"), Verdict::Right);
@@ -340,7 +352,8 @@ mod tests {
 
     #[test]
     fn a_name_on_a_packet_of_nobody_is_wrong() {
-        let stranger = |comment| judge_one(packet("1.1.1.1:1", "2.2.2.2:2", 1, comment), &story()).verdict;
+        let stranger =
+            |comment| judge_one(packet("1.1.1.1:1", "2.2.2.2:2", 1, comment), &Book::new(&story())).verdict;
         assert_eq!(stranger("client[10]"), Verdict::Wrong);
         assert_eq!(stranger(""), Verdict::Nobodys);
     }

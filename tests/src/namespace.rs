@@ -1,7 +1,9 @@
 //! Network namespaces of our own, so that no test meets another's traffic, or the machine's.
 
 use std::fs::File;
+use std::path::Path;
 use std::process::Command;
+use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::process::must;
@@ -17,6 +19,8 @@ pub struct Namespace {
 impl Namespace {
     /// A new namespace; the label makes its name readable.
     pub fn new(label: &str) -> Self {
+        static SWEPT: Once = Once::new();
+        SWEPT.call_once(sweep);
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
         let name = format!("recorder-{}-{number}-{label}", std::process::id());
         ip(&["netns", "add", &name]);
@@ -72,6 +76,18 @@ impl Namespace {
         let links: serde_json::Value = serde_json::from_str(&json).expect("ip -j writes JSON");
         let sent = &links[0]["stats64"]["tx"];
         (sent["packets"].as_u64().unwrap_or(0), sent["bytes"].as_u64().unwrap_or(0))
+    }
+}
+
+/// Deletes what test programs left behind that were killed, and so could not clean up.
+fn sweep() {
+    let Ok(folder) = std::fs::read_dir("/run/netns") else { return };
+    for name in folder.flatten().filter_map(|entry| entry.file_name().into_string().ok()) {
+        let pid = name.strip_prefix("recorder-").and_then(|rest| rest.split('-').next());
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            // Another test program may be sweeping too.
+            let _ = Command::new("ip").args(["netns", "del", &name]).output();
+        }
     }
 }
 

@@ -199,7 +199,7 @@ impl Stream {
     }
 
     fn text(&self) -> String {
-        self.lock().lines.join("\n")
+        self.lock().lines.iter().flat_map(|line| [line, "\n"]).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, StreamState> {
