@@ -1,0 +1,46 @@
+# recorder: the commands. `make` alone lists them.
+
+CARGO ?= cargo
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench ebpf lint doc install-deps
+
+help:
+	@echo 'make demo          build, record a few short-lived programs, show who sent what'
+	@echo 'make test          all tests that this machine allows (live ones need root); says what it skips'
+	@echo 'make bench         measure against tcpdump and dumpcap, and write docs/PERFORMANCE.md (root; minutes)'
+	@echo 'make lint          format, clippy, as CI does'
+	@echo 'make doc           documentation, warnings are errors'
+	@echo 'make ebpf          rebuild the committed eBPF object (installs its own compiler)'
+	@echo 'make install-deps  install what building and testing need (Debian 12; root or sudo)'
+
+demo:
+	sh tests/install-deps demo
+	$(CARGO) build --release --bin recorder --bin traffic
+	sh tests/demo
+
+# The programs first: the tests run them as a user would.
+test:
+	sh tests/install-deps test
+	$(CARGO) build --workspace --bins
+	$(CARGO) test --workspace
+
+# Arguments for the benchmark: make bench BENCH=--quick
+BENCH ?= --write docs/PERFORMANCE.md
+bench:
+	sh tests/install-deps test
+	$(CARGO) build --release --workspace --bins
+	sh tests/run-built release bench $(BENCH)
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+doc:
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps
+
+install-deps:
+	sh tests/install-deps test
+
+ebpf:
+	sh recorder-ebpf/install-toolchain
+	sh recorder-ebpf/build

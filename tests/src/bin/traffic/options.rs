@@ -1,0 +1,57 @@
+//! Command lines: first the positional arguments, then `--option VALUE` and `--flag`.
+
+use std::net::SocketAddr;
+
+pub(crate) struct Options {
+    arguments: Vec<String>,
+}
+
+impl Options {
+    pub(crate) fn new(arguments: Vec<String>) -> Self {
+        Self { arguments }
+    }
+
+    /// The address and port of the first two arguments.
+    pub(crate) fn peer(&self) -> SocketAddr {
+        let address = self.argument(0).parse().expect("ADDR is not an IP address");
+        let port = self.argument(1).parse().expect("PORT is not a number");
+        SocketAddr::new(address, port)
+    }
+
+    /// Whether the flag is there.
+    pub(crate) fn has(&self, flag: &str) -> bool {
+        self.arguments.iter().any(|argument| argument == flag)
+    }
+
+    /// What follows the option.
+    pub(crate) fn value(&self, option: &str) -> Option<&str> {
+        let at = self.arguments.iter().position(|argument| argument == option)?;
+        self.arguments.get(at + 1).map(String::as_str)
+    }
+
+    /// What follows an option that must be there.
+    pub(crate) fn required(&self, option: &str) -> &str {
+        self.value(option).unwrap_or_else(|| panic!("{option} is missing"))
+    }
+
+    /// The number that follows the option.
+    pub(crate) fn number(&self, option: &str) -> Option<u64> {
+        self.value(option)
+            .map(|value| value.parse().unwrap_or_else(|_| panic!("{option} {value}: not a number")))
+    }
+
+    /// The address and port that follow the option.
+    pub(crate) fn address(&self, option: &str) -> Option<SocketAddr> {
+        self.value(option)
+            .map(|value| value.parse().unwrap_or_else(|_| panic!("{option} {value}: not ADDR:PORT")))
+    }
+
+    /// The file for truth lines; standard output without one.
+    pub(crate) fn log(&self) -> Option<&str> {
+        self.value("--log")
+    }
+
+    fn argument(&self, index: usize) -> &str {
+        self.arguments.get(index).unwrap_or_else(|| panic!("argument {} is missing", index + 1))
+    }
+}

@@ -1,0 +1,129 @@
+//! The blocks of a pcapng file, as the crate pcap-parser (not ours) reads them.
+
+use std::fs;
+use std::path::Path;
+
+use pcap_parser::pcapng::PcapNGSlice;
+use pcap_parser::{Block, EnhancedPacketBlock, OptionCode, PcapBlockOwned, PcapNGOption};
+
+const COMMENT: u16 = 1;
+const PROCESS_NAME: u16 = 2;
+const PROCESS_ID_THREAD_ID: u16 = 8;
+const PROCESS_INDEX: u16 = 0x8001;
+
+/// One packet's annotations.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// Its comments.
+    pub comments: Vec<String>,
+    /// Process and thread id (`epb_processid_threadid`).
+    pub ids: Option<(u32, u32)>,
+    /// Position among the Darwin process blocks (option 0x8001).
+    pub process_index: Option<u32>,
+}
+
+/// One block of the file, as far as the tests look at it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A packet.
+    Packet(Packet),
+    /// A Darwin process block: process id, name.
+    Process(u32, String),
+    /// A custom block: private enterprise number.
+    Custom(u32),
+    /// Interface statistics.
+    Statistics,
+    /// Another block, by its type.
+    Other(u32),
+}
+
+/// All blocks of a file, in their order.
+pub fn read(file: &Path) -> Vec<Kind> {
+    let bytes = fs::read(file).unwrap_or_else(|error| panic!("cannot read {}: {error}", file.display()));
+    let blocks = PcapNGSlice::from_slice(&bytes).unwrap_or_else(|error| panic!("not pcapng: {error:?}"));
+    blocks
+        .map(|block| block.unwrap_or_else(|error| panic!("damaged block: {error:?}")))
+        .map(|block| kind(&block))
+        .collect()
+}
+
+fn kind(block: &PcapBlockOwned<'_>) -> Kind {
+    let PcapBlockOwned::NG(block) = block else { panic!("a block of another format") };
+    match block {
+        Block::EnhancedPacket(packet) => Kind::Packet(annotations(packet)),
+        Block::ProcessInformation(process) => Kind::Process(process.process_id, name(&process.options)),
+        Block::Custom(custom) => Kind::Custom(custom.pen),
+        Block::InterfaceStatistics(_) => Kind::Statistics,
+        other => Kind::Other(other.magic()),
+    }
+}
+
+fn name(options: &[PcapNGOption<'_>]) -> String {
+    // The first option, or Wireshark 4.6 does not see it.
+    let first = options.first().filter(|option| option.code == OptionCode(PROCESS_NAME));
+    let first = first.unwrap_or_else(|| panic!("the first option of a process is not its name: {options:?}"));
+    String::from_utf8_lossy(bytes(first)).into_owned()
+}
+
+fn annotations(packet: &EnhancedPacketBlock<'_>) -> Packet {
+    let all = |code| packet.options.iter().filter(move |option| option.code == OptionCode(code));
+    let one = |code| all(code).next();
+    Packet {
+        comments: all(COMMENT).map(|option| String::from_utf8_lossy(bytes(option)).into_owned()).collect(),
+        ids: one(PROCESS_ID_THREAD_ID).map(ids),
+        process_index: one(PROCESS_INDEX).map(|option| number(bytes(option))),
+    }
+}
+
+fn ids(option: &PcapNGOption<'_>) -> (u32, u32) {
+    assert_eq!(
+        option.len, 8,
+        "epb_processid_threadid has a length other than 8: Wireshark 4.6 rejects the file"
+    );
+    let (pid, tid) = bytes(option).split_at(4);
+    (number(pid), number(tid))
+}
+
+fn number(bytes: &[u8]) -> u32 {
+    u32::from_le_bytes(bytes.try_into().unwrap_or_else(|_| panic!("not four bytes: {bytes:?}")))
+}
+
+fn bytes<'a>(option: &'a PcapNGOption<'_>) -> &'a [u8] {
+    option.as_bytes().unwrap_or_else(|error| panic!("damaged option: {error}"))
+}
+
+/// Panics unless the forms of annotation agree with each other, in every packet: the process of the ids and of the
+/// record is the sender that the comment names, or the receiver where the sender is not known; records come before
+/// their packets, and custom blocks after the last one, so that no frame number moves.
+pub fn assert_consistent(file: &Path) {
+    let mut processes = Vec::new();
+    let mut custom_seen = false;
+    for (position, block) in read(file).into_iter().enumerate() {
+        match block {
+            Kind::Process(pid, name) => processes.push(format!("{name}[{pid}]")),
+            Kind::Custom(_) => custom_seen = true,
+            Kind::Packet(packet) => {
+                assert!(
+                    !custom_seen,
+                    "block {position}: a packet after a custom block, so its frame number moved"
+                );
+                assert_agrees(&packet, &processes, position);
+            }
+            Kind::Statistics | Kind::Other(_) => {}
+        }
+    }
+}
+
+fn assert_agrees(packet: &Packet, processes: &[String], position: usize) {
+    let Packet { comments, ids, process_index } = packet;
+    let Some(comment) = comments.first() else {
+        assert_eq!((ids, process_index), (&None, &None), "block {position}: ids without a comment");
+        return;
+    };
+    let local = comment.split(" > ").find(|end| *end != "?").unwrap_or("?");
+    let index =
+        process_index.unwrap_or_else(|| panic!("block {position}: no process index; {packet:?}")) as usize;
+    assert_eq!(processes.get(index).map(String::as_str), Some(local), "block {position}: {packet:?}");
+    let (pid, _) = ids.unwrap_or_else(|| panic!("block {position}: no process id; {packet:?}"));
+    assert!(local.ends_with(&format!("[{pid}]")), "block {position}: process id {pid}, comment {comment}");
+}
