@@ -58,7 +58,9 @@ impl Mapping {
     /// Where block `index` begins; an index beyond the end comes around.
     #[inline]
     fn start(&self, index: usize) -> NonNull<u8> {
-        let offset = (index % self.geometry.blocks) * self.geometry.block_bytes;
+        // Asked for several times per packet: a division, which is slow, only where it is needed.
+        let index = if index < self.geometry.blocks { index } else { index % self.geometry.blocks };
+        let offset = index * self.geometry.block_bytes;
         // SAFETY: `offset` is that of a block, and the mapping has all blocks.
         unsafe { self.address.add(offset) }
     }
