@@ -98,8 +98,8 @@ impl Drop for Namespace {
     }
 }
 
-/// Connects two namespaces by a veth pair, named `eth<subnet>` in both. The first has 10.77.<subnet>.1/24 and
-/// fd77:<subnet>::1/64, the second the same with .2 and ::2.
+/// Connects two namespaces by a veth pair, named `eth1` in both for subnet 1. The first has 10.77.1.1/24 and
+/// fd77:1::1/64, the second the same with .2 and ::2.
 pub fn connect(first: &Namespace, second: &Namespace, subnet: u8) {
     let device = format!("eth{subnet}");
     let (a, b) = (first.name(), second.name());

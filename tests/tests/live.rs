@@ -2,6 +2,8 @@
 //!
 //! Every story is told the same way: programs that say what they did, a recording, and the judge who compares.
 
+#![expect(clippy::expect_used, reason = "helpers of tests are test code too")]
+
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
@@ -82,7 +84,7 @@ fn fetcher(lab: &Lab, port: &str) -> (String, String) {
 
 /// The connection that the server tells of, as the client at its other end would tell of it.
 fn seen_from_the_client(server: &Truth, name: &str, pid: u32) -> Truth {
-    let (local, remote) = (server.remote.unwrap(), Some(server.local));
+    let (local, remote) = (server.remote.expect("the server knows its peer"), Some(server.local));
     Truth {
         pid,
         tid: pid,

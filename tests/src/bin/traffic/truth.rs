@@ -13,7 +13,7 @@ use crate::sys;
 
 static NAME: OnceLock<String> = OnceLock::new();
 
-/// Remembers the name of this program: the last part of argv[0].
+/// Remembers the name of this program: the last part of the path it was started by.
 pub(crate) fn set_name(path: &str) {
     let name = path.rsplit('/').next().unwrap_or(path);
     NAME.get_or_init(|| name.to_string());
