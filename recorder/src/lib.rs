@@ -3,6 +3,8 @@
 //! The rooms, from the ground up; imports run one way, and `tests/tests/rooms.rs` holds it:
 //! `cli → pipeline → {source, attribution, pcapng, output, sandbox} → decode → model → shared`.
 
+pub mod cli;
 pub mod decode;
 pub mod model;
+pub mod output;
 pub mod pcapng;
