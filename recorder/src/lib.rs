@@ -7,5 +7,6 @@ pub mod attribution;
 pub mod cli;
 pub mod decode;
 pub mod model;
+pub mod output;
 pub mod pcapng;
 pub mod source;
