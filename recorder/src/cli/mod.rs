@@ -1,8 +1,6 @@
-//! Arguments, terminal and exit codes.
-
-pub mod interfaces;
 //! The commands: arguments in, text and exit codes out.
 
+pub mod interfaces;
 pub mod show;
 pub mod summary;
 pub mod text;
