@@ -3,6 +3,12 @@
 //! A reader that is not installed is skipped, and says so. On failure everything is printed: the command, its
 //! exit status, standard output and standard error.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "the helpers of tests may panic: that is how tests fail"
+)]
+
 use std::fs::File;
 use std::path::Path;
 use std::process::Command;

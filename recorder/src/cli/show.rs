@@ -286,7 +286,8 @@ pub(super) mod tests {
         assert_eq!(
             lines,
             [
-                r"tun0\x1b Out TCP 10.0.0.1:40000 -> 10.0.0.2:443 [S] length 100 (captured 40)  curl[4242] > nginx[99]",
+                "tun0\\x1b Out TCP 10.0.0.1:40000 -> 10.0.0.2:443 [S] length 100 (captured 40)  \
+                 curl[4242] > nginx[99]",
                 r"tun0\x1b In TCP 10.0.0.1:40000 -> 10.0.0.2:443 [S] length 200 (captured 40)  curl[4242]",
                 r"tun0\x1b - ? length 300 (captured 0)  -",
             ]

@@ -1,5 +1,5 @@
-//! How packets, processes and times are spelled for people. Whatever comes from a file is escaped: it must not be
-//! able to steer a terminal.
+//! How packets, processes and times are spelled for people. Whatever comes from a file is escaped: it must
+//! not be able to steer a terminal.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -133,7 +133,8 @@ pub fn safe(text: &str) -> String {
     annotation::escape_text(text.as_bytes())
 }
 
-/// The address of the other end of a packet: of its receiver for who sent it, of its sender for who received it.
+/// The address of the other end of a packet: of its receiver for who sent it, of its sender for who received
+/// it.
 pub fn peer(packet: &IpPacket, is_sender: bool) -> IpAddr {
     if is_sender { packet.flow.remote.ip() } else { packet.flow.local.ip() }
 }

@@ -77,8 +77,8 @@ struct Payload<'a> {
 }
 
 impl Payload<'_> {
-    /// Walks the chain of IPv6 extension headers; ends because each header costs at least eight bytes. Stops at a
-    /// header that is cut, and then `protocol` is the number of that header.
+    /// Walks the chain of IPv6 extension headers; ends because each header costs at least eight bytes. Stops
+    /// at a header that is cut, and then `protocol` is the number of that header.
     fn skip_extensions(&mut self) -> Option<FragmentInfo> {
         let mut fragment = None;
         loop {

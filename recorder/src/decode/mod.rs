@@ -1,17 +1,19 @@
 //! Reads the headers of one packet, as far as attribution and the reports need them: who talks to whom.
 //!
 //! Works on the bytes it is given and touches nothing else; never allocates, never panics. It runs once per
-//! packet, so it reads exactly the headers it needs. Nothing in a packet is trusted: what is damaged or cut is
-//! told as such, and no byte after the end that the IP header states is read (Ethernet pads short frames).
+//! packet, so it reads exactly the headers it needs. Nothing in a packet is trusted: what is damaged or cut
+//! is told as such, and no byte after the end that the IP header states is read (Ethernet pads short frames).
 //!
 //! The rules:
-//! - **Link.** Ethernet with any stack of 802.1Q, 802.1ad and 0x9100 tags; raw IP; the cooked Linux headers (v1 and
-//!   v2); BSD NULL and LOOP. Any other link type is [`Decoded::NotIp`], without an EtherType.
-//! - **Tunnels are not opened.** IP in IP, GRE, ESP, PPPoE, MPLS, VXLAN: the outer headers tell whose socket it is.
+//! - **Link.** Ethernet with any stack of 802.1Q, 802.1ad and 0x9100 tags; raw IP; the cooked Linux headers
+//!   (v1 and v2); BSD NULL and LOOP. Any other link type is [`Decoded::NotIp`], without an EtherType.
+//! - **Tunnels are not opened.** IP in IP, GRE, ESP, PPPoE, MPLS, VXLAN: the outer headers tell whose socket
+//!   it is.
 //! - **IPv4** with options. A total length of 0 (the kernel's own over-long segments) means "all that was
 //!   captured". A header that contradicts itself is `NotIp(Some(0x0800))`.
-//! - **IPv6** with hop-by-hop, routing, destination, authentication, mobility, HIP, shim6 and fragment headers.
-//!   A payload length of 0 (jumbograms) means "all that was captured". The destination is that of the fixed header.
+//! - **IPv6** with hop-by-hop, routing, destination, authentication, mobility, HIP, shim6 and fragment
+//!   headers. A payload length of 0 (jumbograms) means "all that was captured". The destination is that of
+//!   the fixed header.
 //! - **Fragments.** The first one has ports, a later one has none: port 0 at both ends, [`Transport::Other`].
 //!   `flow.protocol` tells the transport in both.
 //! - **Ports.** TCP, UDP, UDP-Lite, SCTP; for an ICMP or ICMPv6 echo request or reply the identifier stands
@@ -42,8 +44,8 @@ pub struct IpPacket {
     pub transport: Transport,
     /// If this is a fragment, which one.
     pub fragment: Option<FragmentInfo>,
-    /// The length of the IP packet in bytes, its own header included, as that header states it; what was captured of
-    /// it where the header states 0.
+    /// The length of the IP packet in bytes, its own header included, as that header states it; what was
+    /// captured of it where the header states 0.
     pub ip_length: u32,
     /// Whether the capture ends before the IP packet does.
     pub truncated: bool,
@@ -131,7 +133,8 @@ const IPV6: LinkType = LinkType(229);
 const LINUX_SLL_LENGTH: usize = 16;
 const LINUX_SLL2_LENGTH: usize = 20;
 
-/// Reads the headers of one packet; `data` begins with the link header. The rules stand at the top of this file.
+/// Reads the headers of one packet; `data` begins with the link header. The rules stand at the top of this
+/// file.
 #[inline]
 pub fn packet(link_type: LinkType, data: &[u8]) -> Decoded {
     match link_type {

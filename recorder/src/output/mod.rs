@@ -1,8 +1,8 @@
 //! Where the bytes go: a new file, or standard output.
 //!
-//! A recording holds other people's traffic and is often made as root, so a file is created for its owner alone,
-//! never through a symbolic link, and never over something that is there unless the user insists. Rotation and
-//! compression build on this.
+//! A recording holds other people's traffic and is often made as root, so a file is created for its owner
+//! alone, never through a symbolic link, and never over something that is there unless the user insists.
+//! Rotation and compression build on this.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -44,8 +44,9 @@ enum Sink {
 impl Output {
     /// Creates `path`, readable and writable for its owner alone (mode 0600); `-` is standard output.
     ///
-    /// With `force` a regular file that is there is removed first, so that the new one shares nothing with it: no
-    /// mode, no owner, no other name of the same file. A symbolic link, a device or a directory stays, and is an error.
+    /// With `force` a regular file that is there is removed first, so that the new one shares nothing with
+    /// it: no mode, no owner, no other name of the same file. A symbolic link, a device or a directory stays,
+    /// and is an error.
     /// `owner` is the user and group that the file is given to: those who called sudo.
     ///
     /// # Errors
@@ -131,8 +132,9 @@ impl Write for Output {
 }
 
 fn open_new(path: &Path) -> io::Result<File> {
-    // create_new is O_CREAT | O_EXCL. POSIX, open(): with these "and path names a symbolic link, open() shall fail",
-    // wherever the link points; so a name that somebody put there in the meantime is never written through.
+    // create_new is O_CREAT | O_EXCL. POSIX, open(): with these "and path names a symbolic link, open() shall
+    // fail", wherever the link points; so a name that somebody put there in the meantime is never written
+    // through.
     OpenOptions::new().write(true).create_new(true).mode(OWNER_ONLY).open(path)
 }
 

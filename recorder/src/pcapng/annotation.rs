@@ -1,7 +1,7 @@
 //! The line for people in each packet's comment: `curl[4242]`, `curl[4242] > nginx[99]`, `? > nginx[99]`.
 //!
-//! Pure text work. A process chooses its own name, so a name is hostile: whatever bytes it holds, the line must
-//! parse back to that name and that process id, and must not look like another line.
+//! Pure text work. A process chooses its own name, so a name is hostile: whatever bytes it holds, the line
+//! must parse back to that name and that process id, and must not look like another line.
 //!
 //! These bytes of a name are written as `\xNN` (two lower-case hexadecimal digits per byte):
 //! - bytes that are not UTF-8, control characters, the backslash;
@@ -56,8 +56,8 @@ pub fn escape_name(name: &[u8]) -> String {
     text
 }
 
-/// Any other text of a process (path, argument): as names, except that brackets, `>`, `?` and plain spaces stand
-/// for themselves everywhere, and an empty text is empty.
+/// Any other text of a process (path, argument): as names, except that brackets, `>`, `?` and plain spaces
+/// stand for themselves everywhere, and an empty text is empty.
 pub fn escape_text(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len() + 8);
     push_escaped(&mut text, bytes, is_hidden);
@@ -149,8 +149,8 @@ fn is_mark(character: char) -> bool {
     matches!(character, '[' | ']' | '>' | '\u{fe65}' | '\u{ff1e}' | '\u{ff3b}' | '\u{ff3d}')
 }
 
-/// Whether a character cannot be seen, or changes how others are seen. The ranges are the general category Cf and
-/// the property Default_Ignorable_Code_Point of Unicode 16, and the blank Braille pattern.
+/// Whether a character cannot be seen, or changes how others are seen. The ranges are the general category Cf
+/// and the property Default_Ignorable_Code_Point of Unicode 16, and the blank Braille pattern.
 fn is_hidden(character: char) -> bool {
     if character == ' ' {
         return false;

@@ -1,13 +1,15 @@
 //! The file: pcapng in which each packet names its process.
 //!
-//! Touches only the `Write` or `Read` it is given: no files, no clocks. What stands where, byte for byte, is in
-//! `docs/FORMAT.md`; why, in the comments here.
+//! Touches only the `Write` or `Read` it is given: no files, no clocks. What stands where, byte for byte, is
+//! in `docs/FORMAT.md`; why, in the comments here.
 
 pub mod annotation;
 mod encode;
 mod owners;
+mod parse;
 mod process;
 mod reader;
+mod source;
 mod statistics;
 mod suffixes;
 mod writer;

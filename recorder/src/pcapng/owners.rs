@@ -1,7 +1,7 @@
 //! Who a packet of a file belongs to: puts together what its options and the process records say.
 //!
-//! The order of trust: the process block that option 0x8001 names; the process id of option 8, with the records of
-//! Wireshark's custom blocks; the comment. The comment alone tells which end is which.
+//! The order of trust: the process block that option 0x8001 names; the process id of option 8, with the
+//! records of Wireshark's custom blocks; the comment. The comment alone tells which end is which.
 
 use std::collections::HashMap;
 
@@ -77,8 +77,9 @@ impl Owners {
         self.custom.entry(pid).or_default().push(index);
     }
 
-    /// Gives a process that packets told of the rest of what is known. `None` if there is none, or if there are
-    /// several records that could be meant: the process id was reused, and it stays at what the packets said.
+    /// Gives a process that packets told of the rest of what is known. `None` if there is none, or if there
+    /// are several records that could be meant: the process id was reused, and it stays at what the packets
+    /// said.
     fn fill(&mut self, process: &Process) -> Option<ProcessIndex> {
         let with_name = NamedProcess { name: process.name.clone(), pid: process.pid };
         let without_name = NamedProcess { name: Vec::new(), pid: process.pid };
@@ -132,8 +133,8 @@ impl Owners {
 
     /// The process that options 0x8001 and 8 tell.
     fn main_process(&mut self, claim: &Claim, time: RealTime) -> Option<ProcessIndex> {
-        // A re-writer that loses process blocks and keeps their indexes (mergecap) leaves them dangling, or pointing
-        // at another process; then option 8 disagrees, and counts.
+        // A re-writer that loses process blocks and keeps their indexes (mergecap) leaves them dangling, or
+        // pointing at another process; then option 8 disagrees, and counts.
         let by_block = claim.darwin.and_then(|number| self.darwin.get(number as usize).copied().flatten());
         let Some((pid, _)) = claim.ids else {
             return by_block;

@@ -1,5 +1,5 @@
-//! The records of processes: Apple's process block, Wireshark's Process Information block, and the JSON that both
-//! carry for what has no field of its own. Pure: from a [`Process`] to bytes, and back.
+//! The records of processes: Apple's process block, Wireshark's Process Information block, and the JSON that
+//! both carry for what has no field of its own. Pure: from a [`Process`] to bytes, and back.
 
 use serde::{Deserialize, Serialize};
 
@@ -166,8 +166,8 @@ pub(super) fn read_darwin(body: &[u8], is_big_endian: bool) -> Option<Process> {
     Some(process)
 }
 
-/// The process that a Wireshark Process Information block describes; `body` is what lies between the lengths of
-/// a custom block. `None` for every other custom block.
+/// The process that a Wireshark Process Information block describes; `body` is what lies between the lengths
+/// of a custom block. `None` for every other custom block.
 pub(super) fn read_custom(body: &[u8], is_big_endian: bool) -> Option<Process> {
     let (pen, data) = body.split_first_chunk::<4>()?;
     if number(*pen, is_big_endian) != WIRESHARK_PEN {
@@ -244,9 +244,10 @@ fn arguments(line: &[u8]) -> (Vec<String>, bool) {
     (arguments, false)
 }
 
-/// A stable id of a process, the same in each file in which it stands: FNV-1a (128 bits) over the process id (u32),
-/// the start time in nanoseconds since the epoch (u64, 0 if unknown), both little-endian, and the bytes of the path
-/// (of the name, if there is no path); the hash big-endian, with the bits of a version 8 UUID (RFC 9562, 5.8).
+/// A stable id of a process, the same in each file in which it stands: FNV-1a (128 bits) over the process id
+/// (u32), the start time in nanoseconds since the epoch (u64, 0 if unknown), both little-endian, and the
+/// bytes of the path (of the name, if there is no path); the hash big-endian, with the bits of a version 8
+/// UUID (RFC 9562, 5.8).
 pub(super) fn uuid(process: &Process) -> [u8; 16] {
     const OFFSET_BASIS: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
     const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;

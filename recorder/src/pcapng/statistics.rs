@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! this interface: written 127; dropped by recorder 3
-//! whole file: attributed 120; by socket 118; by listener 2; no socket 7; kernel 3; socket events lost 0; dropped by kernel on all interfaces 5 (shared)
+//! whole file: attributed 120; by socket 118; by listener 2; no socket 7; kernel 3; socket events lost 0; \
+//!     dropped by kernel on all interfaces 5 (shared)
 //! ```
 //! Each is a list of words and a number. Reasons that no packet had are left out.
 
@@ -55,8 +56,8 @@ pub(super) fn block(
     text_option(buffer, code::COMMENT, &whole_file(statistics, is_shared));
     option(buffer, isb::START_TIME, &high_low(statistics.start.as_ns()));
     option(buffer, isb::END_TIME, &high_low(statistics.end.as_ns()));
-    // isb_ifrecv counts before the filter, and the kernel tells us only what passed it: without a filter that is
-    // the same number, with one it is not known.
+    // isb_ifrecv counts before the filter, and the kernel tells us only what passed it: without a filter that
+    // is the same number, with one it is not known.
     if !has_filter {
         option(buffer, isb::INTERFACE_RECEIVED, &received.to_le_bytes());
     }

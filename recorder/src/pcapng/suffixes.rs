@@ -1,7 +1,8 @@
 //! The option lists that packets end with, encoded once for each distinct owner and direction.
 //!
-//! A fixed number of slots, each at the place that a hash of its key gives; a newcomer replaces what lies there, and
-//! takes over its memory. So it is bounded, and an unlucky pair of keys costs time but nothing else.
+//! A fixed number of slots, each at the place that a hash of its key gives; a newcomer replaces what lies
+//! there, and takes over its memory. So it is bounded, and an unlucky pair of keys costs time but nothing
+//! else.
 
 use crate::model::{Attribution, Direction, Owner, Reception};
 
@@ -45,7 +46,8 @@ impl Key {
     fn slot(&self) -> usize {
         let low = u64::from(self.sender) | u64::from(self.receiver) << 32;
         let high = u64::from(self.tid) | u64::from(self.bits) << 32;
-        // Multiplying by 2^64 divided by the golden ratio spreads neighbours; the upper bits are the good ones.
+        // Multiplying by 2^64 divided by the golden ratio spreads neighbours; the upper bits are the good
+        // ones.
         let hash = (low ^ high.rotate_left(23)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         (hash >> (64 - SLOTS.trailing_zeros())) as usize
     }

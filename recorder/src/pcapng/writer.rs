@@ -1,8 +1,8 @@
 //! Writes the file: one section, little-endian, packets in the order in which they come.
 //!
-//! [`Writer::packet`] is the hot path. What it adds to a packet depends only on who owns it and which way it went,
-//! so that part is encoded once and kept ([`Suffixes`]); a packet costs its header, a copy of its bytes and a copy of
-//! those options. Nothing is allocated per packet.
+//! [`Writer::packet`] is the hot path. What it adds to a packet depends only on who owns it and which way it
+//! went, so that part is encoded once and kept ([`Suffixes`]); a packet costs its header, a copy of its bytes
+//! and a copy of those options. Nothing is allocated per packet.
 
 use std::io::{self, Write};
 
@@ -81,7 +81,8 @@ impl<W: Write> Writer<W> {
     /// it does not hold counts as unknown; a packet without a known owner gets no annotation at all.
     ///
     /// # Errors
-    /// `InvalidInput` for an interface that was not added to this file, or a packet of 4 GiB; else those of `W`.
+    /// `InvalidInput` for an interface that was not added to this file, or a packet of 2 GiB; else those of
+    /// `W`.
     #[inline]
     pub fn packet(
         &mut self,
@@ -114,14 +115,15 @@ impl<W: Write> Writer<W> {
 
     /// Ends the file: the custom blocks of the processes used, statistics for each interface, flush.
     ///
-    /// `statistics.interfaces` is in the order of [`add_interface`](Self::add_interface); an interface without counts
-    /// there gets no statistics block.
+    /// `statistics.interfaces` is in the order of [`add_interface`](Self::add_interface); an interface
+    /// without counts there gets no statistics block.
     ///
     /// # Errors
     /// Those of `W`.
     pub fn finish(mut self, statistics: &Statistics, processes: &ProcessTable) -> io::Result<W> {
         if self.annotate.custom {
-            // After the last packet: a Wireshark before 4.7 shows each of them as a row, and no frame number moves.
+            // After the last packet: a Wireshark before 4.7 shows each of them as a row, and no frame number
+            // moves.
             for process in self.records.used.iter().filter_map(|index| processes.get(*index)) {
                 process::custom_block(&mut self.buffer, process);
             }
@@ -221,9 +223,9 @@ impl<'a> Owners<'a> {
 
     /// The line for people; `None` without a known owner.
     ///
-    /// One name alone means "the process at this host's end", and the direction tells which end that is. Where
-    /// the direction does not tell it (a container's packet comes in on the host's side of its veth pair, but
-    /// its sender is local) both ends are written.
+    /// One name alone means "the process at this host's end", and the direction tells which end that is.
+    /// Where the direction does not tell it (a container's packet comes in on the host's side of its veth
+    /// pair, but its sender is local) both ends are written.
     fn line(&self, direction: Direction) -> Option<String> {
         let end = |end: Option<(Owner, &'a Process)>| {
             end.map(|(_, process)| (process.name.as_slice(), process.pid))
@@ -326,7 +328,8 @@ fn unwritable(packet: &Packet<'_>) -> io::Error {
     io::Error::new(
         io::ErrorKind::InvalidInput,
         format!(
-            "cannot write a packet of {length} bytes on interface {interface}: this file has no such interface, or the packet is too long"
+            "cannot write a packet of {length} bytes on interface {interface}: this file has no such interface, \
+             or the packet is too long"
         ),
     )
 }
