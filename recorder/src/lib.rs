@@ -9,4 +9,5 @@ pub mod decode;
 pub mod model;
 pub mod output;
 pub mod pcapng;
+pub mod pipeline;
 pub mod source;

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use recorder::model::{Direction, LinkType, RealTime, Reception};
 use recorder::source::{
-    self, Capture, CaptureCounts, CaptureOptions, Error, Event, InterfaceDetails, SETTLING, Selection,
+    self, Arrival, Capture, CaptureCounts, CaptureOptions, Error, Event, InterfaceDetails, SETTLING, Selection,
 };
 
 const ALL: RealTime = RealTime::from_ns(u64::MAX);
@@ -103,11 +103,11 @@ fn open(names: &[&str], filter: Option<&str>) -> Capture {
 
 fn take(capture: &mut Capture, deadline: RealTime, into: &mut Vec<Kept>) {
     loop {
-        let Some(packet) = capture.next(deadline) else { return };
+        let Some(Arrival { packet, interfaces, .. }) = capture.next(deadline) else { return };
         let (id, data) = (packet.interface.0 as usize, packet.data.to_vec());
         let (time, direction, reception, original_length) =
             (packet.time, packet.direction, packet.reception, packet.original_length);
-        let interface = &capture.interfaces()[id];
+        let interface = &interfaces[id];
         let (name, link_type) = (interface.name.clone(), interface.link_type);
         into.push(Kept { name, link_type, time, direction, reception, original_length, data });
     }

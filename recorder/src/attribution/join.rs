@@ -115,6 +115,9 @@ impl Join {
         }
     }
 
+    /// TEMP
+    pub fn note_opening(&mut self, _flow: Flow, _at: MonoTime) {}
+
     /// Events that happened between these times are not all known.
     pub fn lost_between(&mut self, from: MonoTime, to: MonoTime) {
         match self.losses.back_mut() {

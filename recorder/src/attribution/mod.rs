@@ -1,6 +1,14 @@
 //! Finds the process behind each packet.
+//!
+//! The kernel side ([`linux::ebpf`]) tells which process uses which socket and which socket has which flow, as plain
+//! values ([`event`]). The join ([`join`]) keeps them as intervals and answers who held a flow at a time. The attributor
+//! asks it about both ends of each packet.
 
+mod attributor;
 pub mod event;
+mod fragments;
 pub mod join;
 #[cfg(target_os = "linux")]
 pub mod linux;
+
+pub use attributor::{Attributor, Context};

@@ -76,6 +76,17 @@ enum State {
     Gone,
 }
 
+/// A packet, lent by its ring, with the interfaces that are known by then, its own included.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival<'a> {
+    /// The packet.
+    pub packet: Packet<'a>,
+    /// The interfaces of the packets given out so far; [`Packet::interface`] is a position in it.
+    pub interfaces: &'a [Interface],
+    /// What the interfaces are to this machine, in the same order.
+    pub origins: &'a [InterfaceOrigin],
+}
+
 /// A packet that was taken out of a ring, without its borrow.
 struct Taken {
     source: usize,
@@ -162,7 +173,7 @@ impl Capture {
     /// `deadline` is no later than now minus [`SETTLING`], since until then a ring may have an older packet in the block
     /// that the kernel is still filling.
     #[inline]
-    pub fn next(&mut self, deadline: RealTime) -> Option<Packet<'_>> {
+    pub fn next(&mut self, deadline: RealTime) -> Option<Arrival<'_>> {
         let taken = loop {
             let source = self.earliest(deadline)?;
             if let Some(taken) = self.take(source) {
@@ -171,7 +182,8 @@ impl Capture {
         };
         let Taken { source, interface, time, direction, reception, original_length, bytes } = taken;
         let data = self.sources.get_mut(source)?.ring.bytes(bytes)?;
-        Some(Packet { interface, time, direction, reception, original_length, data })
+        let packet = Packet { interface, time, direction, reception, original_length, data };
+        Some(Arrival { packet, interfaces: self.known.interfaces(), origins: self.known.origins() })
     }
 
     /// The time of the packet that `next` would give out with a deadline at the end of time.

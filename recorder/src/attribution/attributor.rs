@@ -1,0 +1,229 @@
+//! From packets to owners: asks the join about both ends, and finds the reason where there is no answer.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use foldhash::{HashMap, HashSet};
+
+use super::event::{Event, NetNs, ProcessId, ProcessNews};
+use super::fragments::Fragments;
+use super::join::{Answer, Join, Question};
+use super::linux::process::ProcessDetails;
+use crate::decode::{self, Decoded, IpPacket, Transport};
+use crate::model::{
+    Attribution, Direction, Endpoint, Found, LinkType, MonoTime, Owner, Packet, ProcessIndex, ProcessKey, ProcessTable,
+    Protocol, Reason,
+};
+
+/// What is known of a packet besides its bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Context {
+    /// How its bytes begin.
+    pub link_type: LinkType,
+    /// Whether it was captured on the loopback interface, where both ends are on this host and in this namespace.
+    pub is_loopback: bool,
+    /// When it was captured, on the clock of the events.
+    pub at: MonoTime,
+    /// For how long after that all events are known.
+    pub waited: Duration,
+}
+
+/// Names the processes at both ends of packets.
+#[derive(Debug)]
+pub struct Attributor {
+    join: Join,
+    processes: ProcessTable,
+    known: HashMap<ProcessId, ProcessIndex>,
+    tracked: HashSet<ProcessIndex>,
+    details: ProcessDetails,
+    netns: NetNs,
+    local_addresses: HashSet<[u8; 16]>,
+    fragments: Fragments,
+}
+
+/// One end of a packet.
+enum End {
+    Owner(Owner, Found),
+    None(Reason),
+    /// The kernel is at this end, by what the packet is.
+    Kernel,
+}
+
+impl Attributor {
+    /// Starts with nothing known. `netns` is the namespace in which packets are captured.
+    pub fn new(netns: NetNs, details: ProcessDetails) -> Self {
+        Self {
+            join: Join::default(),
+            processes: ProcessTable::default(),
+            known: HashMap::default(),
+            tracked: HashSet::default(),
+            details,
+            netns,
+            local_addresses: HashSet::default(),
+            fragments: Fragments::default(),
+        }
+    }
+
+    /// Takes one event.
+    pub fn event(&mut self, event: Event) {
+        match event {
+            Event::Socket(news) => self.join.event(&news),
+            Event::Process(news) => self.learn_process(&news),
+        }
+    }
+
+    fn learn_process(&mut self, news: &ProcessNews) {
+        let key =
+            ProcessKey { pid: news.pid, start_boottime_ns: news.start_boottime_ns, exec_id: news.exec_id };
+        let index = match self.processes.find(&key) {
+            Some(index) => index,
+            None => self.processes.put(key, self.details.process(news)),
+        };
+        self.known.insert(news.id, index);
+        if news.tracked {
+            self.tracked.insert(index);
+        }
+    }
+
+    /// Events between these times are not all known.
+    pub fn lost_between(&mut self, from: MonoTime, to: MonoTime) {
+        self.join.lost_between(from, to);
+    }
+
+    /// The addresses of this host, as far as they are known: they tell what merely passes through.
+    pub fn set_local_addresses(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
+        self.local_addresses = addresses.into_iter().map(|address| Endpoint::new(address, 0).address).collect();
+    }
+
+    /// Forgets what no packet at or after `now` can ask for.
+    pub fn forget(&mut self, now: MonoTime) {
+        self.join.forget(now);
+    }
+
+    /// All processes that were announced.
+    pub const fn processes(&self) -> &ProcessTable {
+        &self.processes
+    }
+
+    /// Gives all processes that were announced away, at the end.
+    pub fn into_processes(self) -> ProcessTable {
+        self.processes
+    }
+
+    /// Whether a process of the recorded command, or a descendant of it, is at one of the ends.
+    pub fn is_tracked(&self, attribution: &Attribution) -> bool {
+        let Attribution::Known { sender, receiver, .. } = attribution else { return false };
+        [sender, receiver].into_iter().flatten().any(|owner| self.tracked.contains(&owner.process))
+    }
+
+    /// Who sent and who received this packet. Packets come in the order of their times.
+    pub fn attribute(&mut self, packet: &Packet<'_>, context: &Context) -> Attribution {
+        let Decoded::Ip(mut ip) = decode::packet(context.link_type, packet.data) else {
+            return Attribution::Unknown(Reason::NotIp);
+        };
+        if let Some(fragment) = ip.fragment {
+            self.fragments.complete(&mut ip, fragment, context.at);
+        }
+        if opens_connection(&ip) {
+            self.join.note_opening(ip.flow, context.at);
+        }
+        let sender = self.end(&ip, context, true);
+        let receiver = self.end(&ip, context, false);
+        self.combine(packet, &ip, context, &sender, &receiver)
+    }
+
+    fn end(&self, ip: &IpPacket, context: &Context, sent: bool) -> End {
+        if kernel_is_at_this_end(ip, sent) {
+            return End::Kernel;
+        }
+        let question = Question {
+            flow: if sent { ip.flow } else { ip.flow.reversed() },
+            at: context.at,
+            sent,
+            opens: opens_connection(ip),
+            only_netns: context.is_loopback.then_some(self.netns),
+            waited: context.waited,
+        };
+        match self.join.ask(&question) {
+            Answer::Owner(process, tid, found) => match self.known.get(&process) {
+                Some(&process) => End::Owner(Owner { process, tid }, found),
+                // Its announcement was lost; it is repeated in the next epoch.
+                None => End::None(Reason::EventsLost),
+            },
+            Answer::None(reason) => End::None(reason),
+        }
+    }
+
+    fn combine(&self, packet: &Packet<'_>, ip: &IpPacket, context: &Context, sender: &End, receiver: &End) -> Attribution {
+        let both_here = || context.is_loopback || (self.is_local(ip.flow.local) && self.is_local(ip.flow.remote));
+        let known = |sender, receiver, found| Attribution::Known { sender, receiver, both_local: both_here(), found };
+        match (sender, receiver) {
+            (End::Owner(sender, found), End::Owner(receiver, other)) => Attribution::Known {
+                sender: Some(*sender),
+                receiver: Some(*receiver),
+                both_local: true,
+                found: *found.max(other),
+            },
+            (End::Owner(sender, found), _) => known(Some(*sender), None, *found),
+            (_, End::Owner(receiver, found)) => known(None, Some(*receiver), *found),
+            (End::None(reason), End::None(other)) => Attribution::Unknown(self.reason(packet, ip, *reason, *other)),
+            (End::None(reason), End::Kernel) | (End::Kernel, End::None(reason)) => match reason {
+                Reason::NoSocket if self.passes_through(ip) => Attribution::Unknown(Reason::Forwarded),
+                Reason::NoSocket | Reason::TooLate => Attribution::Unknown(Reason::Kernel),
+                reason => Attribution::Unknown(*reason),
+            },
+            (End::Kernel, End::Kernel) => Attribution::Unknown(Reason::Kernel),
+        }
+    }
+
+    /// Why neither end is known: the more telling of the two reasons, or what the packet itself says.
+    fn reason(&self, packet: &Packet<'_>, ip: &IpPacket, sender: Reason, receiver: Reason) -> Reason {
+        for telling in [Reason::Ambiguous, Reason::EventsLost] {
+            if sender == telling || receiver == telling {
+                return telling;
+            }
+        }
+        if self.passes_through(ip) {
+            return Reason::Forwarded;
+        }
+        // The answer to a packet that found no socket.
+        let is_reset = matches!(ip.transport, Transport::Tcp { flags, .. } if flags.rst());
+        if is_reset && packet.direction != Direction::Unknown {
+            return Reason::Kernel;
+        }
+        if sender == Reason::TooLate || receiver == Reason::TooLate { Reason::TooLate } else { Reason::NoSocket }
+    }
+
+    fn is_local(&self, end: Endpoint) -> bool {
+        self.local_addresses.contains(&end.address)
+    }
+
+    /// Neither address is ours, and neither means "whoever listens".
+    fn passes_through(&self, ip: &IpPacket) -> bool {
+        let (source, destination) = (ip.flow.local, ip.flow.remote);
+        let to_a_group = match destination.ip() {
+            IpAddr::V4(v4) => v4.is_multicast() || v4.is_broadcast() || v4.is_unspecified(),
+            IpAddr::V6(v6) => v6.is_multicast(),
+        };
+        !self.local_addresses.is_empty() && !to_a_group && !self.is_local(source) && !self.is_local(destination)
+    }
+}
+
+/// Whether this is the first packet of a TCP connection: SYN without ACK.
+fn opens_connection(ip: &IpPacket) -> bool {
+    matches!(ip.transport, Transport::Tcp { flags, .. } if flags.syn() && !flags.ack())
+}
+
+/// Whether the kernel itself makes or takes such packets at this end: echo requests are answered by the kernel, and
+/// all ICMP besides echo (errors, neighbour discovery, group membership) is its own conversation.
+fn kernel_is_at_this_end(ip: &IpPacket, sent: bool) -> bool {
+    const ECHO_REQUEST: u8 = 8;
+    const ECHO_REQUEST_V6: u8 = 128;
+    const IGMP: Protocol = Protocol(2);
+    match ip.transport {
+        Transport::Icmp { kind, echo: true, .. } => (kind == ECHO_REQUEST || kind == ECHO_REQUEST_V6) != sent,
+        // A raw socket may send anything, so a sender is asked for; but it has no flow of its own to receive by.
+        Transport::Icmp { echo: false, .. } => true,
+        _ => ip.flow.protocol == IGMP,
+    }
+}

@@ -1,0 +1,83 @@
+//! Packet times are CLOCK_REALTIME, event times CLOCK_MONOTONIC. This turns the one into the other.
+
+use std::time::Duration;
+
+use crate::model::{MonoTime, RealTime};
+
+/// A change of the offset by more than this is a step of the clock; less is slewing, or the error of measuring.
+const STEP: Duration = Duration::from_millis(1);
+
+/// The offset between the clocks, measured anew in each round, and the one before the last step of the clock.
+#[derive(Clone, Copy, Debug)]
+pub struct ClockOffset {
+    offset_ns: i128,
+    before_step: Option<i128>,
+    measured: MonoTime,
+}
+
+impl ClockOffset {
+    /// Starts with one measurement: both clocks at the same moment.
+    pub fn new((real, mono): (RealTime, MonoTime)) -> Self {
+        Self { offset_ns: difference(real, mono), before_step: None, measured: mono }
+    }
+
+    /// Takes a new measurement.
+    pub fn measure(&mut self, (real, mono): (RealTime, MonoTime)) {
+        let offset_ns = difference(real, mono);
+        if (offset_ns - self.offset_ns).unsigned_abs() > STEP.as_nanos() {
+            self.before_step = Some(self.offset_ns);
+        }
+        self.offset_ns = offset_ns;
+        self.measured = mono;
+    }
+
+    /// When, on the clock of the events, a packet of this time was captured: never later than the last measurement,
+    /// since a packet that was taken is not from the future. After a step backward the old offset tells.
+    pub fn mono(&self, time: RealTime) -> MonoTime {
+        let by = |offset_ns: i128| i128::from(time.as_ns()) - offset_ns;
+        let latest = i128::from(self.measured.as_ns());
+        let mut ns = by(self.offset_ns);
+        if ns > latest
+            && let Some(before_step) = self.before_step
+        {
+            ns = by(before_step);
+        }
+        MonoTime::from_ns(u64::try_from(ns.clamp(0, latest)).unwrap_or(0))
+    }
+}
+
+fn difference(real: RealTime, mono: MonoTime) -> i128 {
+    i128::from(real.as_ns()) - i128::from(mono.as_ns())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn at(real_s: u64, mono_s: u64) -> (RealTime, MonoTime) {
+        (RealTime::from_ns(real_s * SECOND), MonoTime::from_ns(mono_s * SECOND))
+    }
+
+    #[test]
+    fn a_packets_time_is_moved_by_the_measured_offset() {
+        let mut clock = ClockOffset::new(at(1000, 10));
+        clock.measure(at(1002, 12));
+        assert_eq!(clock.mono(RealTime::from_ns(1001 * SECOND)), MonoTime::from_ns(11 * SECOND));
+    }
+
+    #[test]
+    fn a_packet_from_before_a_step_backward_keeps_its_place() {
+        let mut clock = ClockOffset::new(at(1000, 10));
+        clock.measure(at(903, 13));
+        assert_eq!(clock.mono(RealTime::from_ns(1002 * SECOND)), MonoTime::from_ns(12 * SECOND));
+        assert_eq!(clock.mono(RealTime::from_ns(902 * SECOND)), MonoTime::from_ns(12 * SECOND));
+    }
+
+    #[test]
+    fn no_packet_is_from_the_future() {
+        let clock = ClockOffset::new(at(1000, 10));
+        assert_eq!(clock.mono(RealTime::from_ns(1005 * SECOND)), MonoTime::from_ns(10 * SECOND));
+    }
+}

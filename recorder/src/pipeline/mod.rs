@@ -1,0 +1,188 @@
+//! Runs a recording: knows all stages, their order and their clocks, and does the work of none.
+//!
+//! One thread does everything. A packet waits in the mapped ring until the events that tell its owner are known; then it
+//! goes through attribution into the file's buffer in one step, without a queue or a copy between.
+
+mod clock;
+mod command;
+mod recording;
+mod stop;
+
+use std::ffi::OsString;
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use crate::attribution::linux::ebpf::{EbpfError, Report};
+use crate::model::{ProcessIndex, ProcessTable, Statistics};
+use crate::output::CreateError;
+use crate::pcapng::Annotate;
+use crate::source::{self, CaptureOptions};
+
+pub use command::{Invoker, describe};
+pub use recording::record;
+pub use stop::{Signals, Why};
+
+/// How owners are found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttributionMode {
+    /// By eBPF where it works; else not at all, and the recording says why.
+    Auto,
+    /// By eBPF, or the recording fails.
+    Ebpf,
+    /// Not at all.
+    None,
+}
+
+/// Everything a recording needs to know; nothing is asked for later.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// What to capture.
+    pub capture: CaptureOptions,
+    /// How owners are found.
+    pub attribution: AttributionMode,
+    /// Which annotations to write.
+    pub annotate: Annotate,
+    /// Where to write; `-` is standard output.
+    pub path: PathBuf,
+    /// Whether to replace a file that is there.
+    pub force: bool,
+    /// The user who called sudo: owns the file, runs the command.
+    pub invoker: Option<Invoker>,
+    /// What the user says about the recording.
+    pub comments: Vec<String>,
+    /// When to stop by itself.
+    pub limits: Limits,
+    /// The command to record; empty to record everybody.
+    pub command: Vec<OsString>,
+}
+
+/// When to stop by itself. What is not given does not stop it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// After this many packets.
+    pub packets: Option<u64>,
+    /// After this time.
+    pub duration: Option<Duration>,
+    /// When the file has at least this many bytes.
+    pub bytes: Option<u64>,
+}
+
+/// What a recording has done so far.
+#[derive(Debug)]
+pub struct Progress<'a> {
+    /// Packets written.
+    pub packets: u64,
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// Packets that belong to others than the recorded command.
+    pub not_selected: u64,
+    /// The counters as they stand.
+    pub statistics: &'a Statistics,
+    /// Packets by process.
+    pub by_process: &'a [u64],
+    /// The processes.
+    pub processes: &'a ProcessTable,
+}
+
+impl Progress<'_> {
+    /// The processes with the most packets, busiest first.
+    pub fn busiest(&self, count: usize) -> Vec<(ProcessIndex, u64)> {
+        let numbered = self.by_process.iter().enumerate().map(|(index, packets)| (ProcessIndex(index as u32), *packets));
+        let mut busiest: Vec<_> = numbered.filter(|(_, packets)| *packets > 0).collect();
+        busiest.sort_by_key(|(index, packets)| (std::cmp::Reverse(*packets), *index));
+        busiest.truncate(count);
+        busiest
+    }
+}
+
+/// Who is told how the recording goes.
+pub trait Observer {
+    /// Everything is in place: from now on nothing is missed.
+    fn ready(&mut self, interfaces: &str, attribution: &Attributing);
+    /// Something the user should know.
+    fn note(&mut self, text: &str);
+    /// Comes a few times a second.
+    fn progress(&mut self, progress: &Progress<'_>);
+    /// The user asked for the numbers (SIGUSR1).
+    fn asked(&mut self, progress: &Progress<'_>);
+}
+
+/// How owners are found in this recording.
+#[derive(Debug)]
+pub enum Attributing {
+    /// By eBPF; with what became of each hook.
+    Ebpf(Vec<Report>),
+    /// Not at all, because that was asked for.
+    Off,
+    /// Not at all, because it does not work here.
+    Unavailable(EbpfError),
+}
+
+/// A finished recording.
+#[derive(Debug)]
+pub struct Finished {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Bytes written.
+    pub bytes: u64,
+    /// Packets that belong to others than the recorded command.
+    pub not_selected: u64,
+    /// The counters.
+    pub statistics: Statistics,
+    /// Packets by process.
+    pub by_process: Vec<u64>,
+    /// The processes.
+    pub processes: ProcessTable,
+    /// Why it ended.
+    pub why: Why,
+    /// How the command ended, if there was one.
+    pub command: Option<ExitStatus>,
+    /// What went wrong while writing, if something did: what was written before is there.
+    pub failure: Option<io::Error>,
+}
+
+/// Why there is no recording.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Packets cannot be captured.
+    #[error(transparent)]
+    Source(#[from] source::Error),
+    /// Owners cannot be found in the way that was asked for, or that is needed.
+    #[error("cannot find the owners of packets: {0}")]
+    Attribution(#[from] EbpfError),
+    /// The file cannot be created.
+    #[error(transparent)]
+    Create(#[from] CreateError),
+    /// The command cannot be started.
+    #[error("cannot run {command}: {source}")]
+    Command {
+        /// Its name.
+        command: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// Something that works everywhere did not work here.
+    #[error("cannot {what}: {source}")]
+    System {
+        /// What was being done.
+        what: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// What to do about it: the second line of the message.
+    pub fn remedy(&self) -> Option<String> {
+        match self {
+            Self::Source(error) => error.remedy(),
+            Self::Attribution(_) => {
+                Some("needs root, or CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN; `recorder doctor` tells what is missing".into())
+            }
+            Self::Create(_) | Self::System { .. } => None,
+            Self::Command { .. } => Some("nothing was recorded".into()),
+        }
+    }
+}
