@@ -1,3 +1,10 @@
 //! The command `recorder`.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use recorder::cli::{self, Cli};
+
+fn main() -> ExitCode {
+    cli::run(Cli::parse())
+}

@@ -1,15 +1,70 @@
 //! The commands: arguments in, text and exit codes out.
 
+pub mod doctor;
 pub mod interfaces;
+pub mod record;
 pub mod show;
+pub mod status;
 pub mod summary;
 pub mod text;
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
 
 use crate::pcapng::{ReadError, Reader};
+
+/// Records packets, each with the process that sent or received it.
+#[derive(Debug, Parser)]
+#[command(name = "recorder", version, max_term_width = 110)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Capture packets, find their processes, write pcapng
+    Record(Box<record::RecordArgs>),
+    /// Print the packets of a recording with their processes, one line each
+    Show(show::ShowArgs),
+    /// Print packets and bytes by process, and how complete the attribution is
+    Summary(summary::SummaryArgs),
+    /// List what can be recorded here
+    Interfaces(interfaces::Args),
+    /// Tell what works on this machine, what does not, why, and what to do about it
+    Doctor(doctor::DoctorArgs),
+}
+
+/// Does what the arguments say.
+pub fn run(cli: Cli) -> ExitCode {
+    let mut out = io::stdout().lock();
+    let result = match cli.command {
+        Command::Record(args) => {
+            drop(out);
+            return record::run(*args);
+        }
+        Command::Show(args) => show::run(&args, &mut out),
+        Command::Summary(args) => summary::run(&args, &mut out),
+        Command::Interfaces(args) => {
+            ignore_broken_pipe(interfaces::run(&args, &mut out)).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Doctor(args) => match doctor::run(&args, &mut out) {
+            Ok(code) => Ok(code),
+            Err(error) => ignore_broken_pipe(Err(error)).map(|()| ExitCode::SUCCESS),
+        },
+    };
+    result.unwrap_or_else(|error| {
+        // Nobody can be told that standard error is closed.
+        let _ = writeln!(io::stderr(), "recorder: {error}");
+        ExitCode::from(error.exit_code())
+    })
+}
 
 /// Why a command that reads a file could not do all of its work.
 #[derive(Debug, thiserror::Error)]

@@ -1,0 +1,177 @@
+//! What the user sees of a recording, all of it on standard error: one live line on a terminal, a summary at the end.
+
+use std::fmt::Write as _;
+use std::io::{IsTerminal, Write as _};
+
+use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
+
+use super::text;
+use crate::attribution::linux::ebpf::State;
+use crate::model::{AttributionCounts, Found, Reason, Statistics};
+use crate::pipeline::{Attributing, Finished, Observer, Progress, Why, describe};
+
+/// How many processes the live line names.
+const BUSIEST: usize = 3;
+
+/// Tells the user how the recording goes.
+pub struct Screen {
+    quiet: bool,
+    live: Option<ProgressBar>,
+}
+
+impl Screen {
+    /// With `quiet` only errors and the final summary are printed.
+    pub fn new(quiet: bool) -> Self {
+        let live = (!quiet && std::io::stderr().is_terminal()).then(ProgressBar::new_spinner);
+        if let Some(live) = &live
+            && let Ok(style) = ProgressStyle::with_template("{wide_msg}")
+        {
+            live.set_style(style);
+        }
+        Self { quiet, live }
+    }
+
+    /// Prints an error in two lines: what failed, on what, why; and what to do about it.
+    pub fn error(&mut self, message: &str, remedy: Option<&str>) {
+        let remedy = remedy.map(|remedy| format!("\n  {remedy}")).unwrap_or_default();
+        self.print(&format!("recorder: {message}{remedy}"));
+    }
+
+    /// Prints the final summary.
+    pub fn finished(&mut self, finished: &Finished) {
+        if let Some(live) = self.live.take() {
+            live.finish_and_clear();
+        }
+        self.print(summary(finished).trim_end());
+        if let Some(error) = &finished.failure
+            && finished.why != Why::ReaderGone
+        {
+            self.error(&error.to_string(), None);
+        }
+    }
+
+    fn print(&self, text: &str) {
+        match &self.live {
+            Some(live) => live.suspend(|| print_line(text)),
+            None => print_line(text),
+        }
+    }
+}
+
+/// Nobody can be told that standard error is closed.
+fn print_line(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+impl Observer for Screen {
+    fn ready(&mut self, interfaces: &str, attribution: &Attributing) {
+        if let Attributing::Unavailable(error) = attribution {
+            self.error(&format!("packets get no owner: {error}"), Some("`recorder doctor` tells what to do about it"));
+        }
+        // A missing hook that follows sockets makes attribution less exact, which is worth a line each.
+        if let Attributing::Ebpf(reports) = attribution
+            && !self.quiet
+        {
+            let refused = reports.iter().filter(|report| matches!(report.state, State::Refused(_)));
+            let names: Vec<_> = refused.map(|report| report.hook.hook).collect();
+            if !names.is_empty() {
+                self.print(&format!("works without {} (see `recorder doctor`)", names.join(", ")));
+            }
+        }
+        if !self.quiet {
+            let by = match attribution {
+                Attributing::Ebpf(_) => "owners by eBPF",
+                Attributing::Off | Attributing::Unavailable(_) => "without owners",
+            };
+            self.print(&format!("recording on {interfaces}, {by}"));
+        }
+    }
+
+    fn note(&mut self, text: &str) {
+        if !self.quiet {
+            self.print(&format!("recorder: {text}"));
+        }
+    }
+
+    fn progress(&mut self, progress: &Progress<'_>) {
+        if let Some(live) = &self.live {
+            live.set_message(line(progress));
+            live.tick();
+        }
+    }
+
+    fn asked(&mut self, progress: &Progress<'_>) {
+        self.print(&line(progress));
+    }
+}
+
+fn line(progress: &Progress<'_>) -> String {
+    let mut line = format!(
+        "{} packets, {}, {} dropped, {} attributed",
+        progress.packets,
+        HumanBytes(progress.bytes),
+        progress.statistics.dropped_by_kernel,
+        share(progress.statistics.attribution.attributed(), progress.statistics.attribution.total()),
+    );
+    for (index, packets) in progress.busiest(BUSIEST) {
+        if let Some(process) = progress.processes.get(index) {
+            // Writing to a string cannot fail.
+            let _ = write!(line, "  {} {packets}", text::process(process));
+        }
+    }
+    line
+}
+
+fn share(part: u64, whole: u64) -> String {
+    if whole == 0 { "0 %".to_owned() } else { format!("{:.1} %", part as f64 * 100.0 / whole as f64) }
+}
+
+fn summary(finished: &Finished) -> String {
+    let Finished { path, bytes, not_selected, statistics, by_process: _, processes: _, why, command, failure: _ } = finished;
+    let written: u64 = statistics.interfaces.iter().map(|counts| counts.written).sum();
+    let received: u64 = statistics.interfaces.iter().map(|counts| counts.received).sum();
+    let mut text = String::new();
+    if let Some(status) = command {
+        let _ = writeln!(text, "the command ended with {}", describe(*status));
+    }
+    match why {
+        Why::InterfacesGone => text.push_str("stopped: no interface is left\n"),
+        Why::ReaderGone => text.push_str("stopped: nobody reads the output any more\n"),
+        Why::Signal(_) | Why::CommandEnded | Why::Limit | Why::Failure => {}
+    }
+    // The first three lines are tcpdump's, for those who look for them.
+    let _ = writeln!(text, "{written} packets captured");
+    let _ = writeln!(text, "{} packets received by filter", received.max(written));
+    let _ = writeln!(text, "{} packets dropped by kernel", statistics.dropped_by_kernel);
+    let dropped_by_us: u64 = statistics.interfaces.iter().map(|counts| counts.dropped_by_us).sum();
+    if dropped_by_us > 0 {
+        let _ = writeln!(text, "{dropped_by_us} packets dropped by recorder");
+    }
+    if *not_selected > 0 {
+        let _ = writeln!(text, "{not_selected} packets of other processes left out");
+    }
+    attribution(&mut text, statistics);
+    let _ = writeln!(text, "{} in {}", HumanBytes(*bytes), text::safe(&path.to_string_lossy()));
+    text
+}
+
+fn attribution(text: &mut String, statistics: &Statistics) {
+    let counts: &AttributionCounts = &statistics.attribution;
+    let total = counts.total();
+    if total == 0 || counts.without(Reason::Off) == total {
+        return;
+    }
+    let _ = writeln!(text, "{} packets attributed ({})", counts.attributed(), share(counts.attributed(), total));
+    let by_listener = counts.found(Found::Listener);
+    if by_listener > 0 {
+        let _ = writeln!(text, "  of these by their listening socket: {by_listener}");
+    }
+    for reason in Reason::ALL {
+        if counts.without(reason) > 0 {
+            let _ = writeln!(text, "  without an owner, {}: {}", reason.name(), counts.without(reason));
+        }
+    }
+    if statistics.events_lost > 0 {
+        let _ = writeln!(text, "{} socket events lost", statistics.events_lost);
+    }
+}
