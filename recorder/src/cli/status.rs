@@ -151,6 +151,9 @@ fn summary(finished: &Finished) -> String {
         let _ = writeln!(text, "{not_selected} packets of other processes left out");
     }
     attribution(&mut text, statistics);
+    if statistics.events_lost > 0 {
+        let _ = writeln!(text, "{} socket events lost", statistics.events_lost);
+    }
     let _ = writeln!(text, "{} in {}", HumanBytes(*bytes), text::safe(&path.to_string_lossy()));
     text
 }
@@ -170,8 +173,5 @@ fn attribution(text: &mut String, statistics: &Statistics) {
         if counts.without(reason) > 0 {
             let _ = writeln!(text, "  without an owner, {}: {}", reason.name(), counts.without(reason));
         }
-    }
-    if statistics.events_lost > 0 {
-        let _ = writeln!(text, "{} socket events lost", statistics.events_lost);
     }
 }

@@ -22,6 +22,8 @@ use crate::source::{self, Capture, Event, InterfaceOrigin, SETTLING, Selection};
 const ROUND: Duration = Duration::from_millis(20);
 /// The shortest: below it the loop would cost more than it saves.
 const SHORTEST_ROUND: Duration = Duration::from_millis(2);
+/// The most packets written between two looks at the events, so that their ring does not overflow meanwhile.
+const MOST_AT_ONCE: usize = 8192;
 /// How full the ring may be before packets are held back for a shorter time than the join would like.
 const PRESSURE: f32 = 0.4;
 /// The hold-back under pressure with one ring: enough for the tap to be ahead of the hook behind it.
@@ -224,7 +226,10 @@ impl<'a> Recording<'a> {
         let (real, _) = now();
         let hold_back = self.hold_back();
         match self.capture.next_time() {
-            Some(oldest) => hold_back.saturating_sub(real.since(oldest)).clamp(SHORTEST_ROUND, ROUND),
+            Some(oldest) => match hold_back.saturating_sub(real.since(oldest)) {
+                Duration::ZERO => Duration::ZERO,
+                rest => rest.clamp(SHORTEST_ROUND, ROUND),
+            },
             None => ROUND,
         }
     }
@@ -277,9 +282,12 @@ impl<'a> Recording<'a> {
         self.watermark = mono;
     }
 
-    /// Writes the packets up to `deadline`.
+    /// Writes the packets up to `deadline`, or the first [`MOST_AT_ONCE`] of them.
     fn write_until(&mut self, deadline: RealTime) {
-        while self.failure.is_none() && !self.is_full() {
+        for _ in 0..MOST_AT_ONCE {
+            if self.failure.is_some() || self.is_full() {
+                return;
+            }
             let Some(arrival) = self.capture.next(deadline) else { return };
             let source::Arrival { packet, interfaces, origins } = arrival;
             while self.interfaces < interfaces.len() {
