@@ -18,15 +18,23 @@ use crate::model::{Flow, Found, MonoTime, Protocol, Reason};
 /// How long a packet may precede the event that explains it: the tap runs microseconds before the hook behind it, and
 /// an accept some milliseconds after the SYN. A question that waited this long gets its final answer.
 pub const SLACK: Duration = Duration::from_millis(50);
+/// How long after its packet a hook may run: the ingress hook runs behind the tap, and a send call returns when its
+/// packet has left. No name is given before.
+const HOOK_SLACK: Duration = Duration::from_millis(1);
+/// A SYN that comes so soon after another one is a new connection's; the same one is repeated after a second.
+const REPEATED_OPENING: Duration = Duration::from_millis(900);
 /// How long a closed TCP connection is remembered: the kernel still answers for it (TIME_WAIT, 60 s, and the last
 /// retransmissions before it).
 const TCP_LINGER: Duration = Duration::from_secs(120);
-/// How long another closed flow is remembered: its last packets may stand in a queue of the network layer.
+/// How long another closed flow is remembered: its last packets may stand in a queue of the network layer. Also one that
+/// its socket has left for another, because the kernel side tells it again when it comes back.
 const LINGER: Duration = Duration::from_secs(2);
 /// How long a connection that nobody accepts is remembered.
 const UNACCEPTED_LINGER: Duration = Duration::from_secs(10);
-/// The most flows remembered; beyond, the oldest ones are forgotten and the loss is told.
+/// The most flows remembered; beyond, those that are over are forgotten early.
 const MOST_FLOWS: usize = 400_000;
+/// The most uses of one socket remembered, unless they all are recent.
+const MOST_USES: usize = 256;
 /// How long after a loss a flow that nobody knows may owe that to the loss.
 const LOSS_SHADOW: Duration = Duration::from_secs(1);
 
@@ -70,7 +78,13 @@ struct Use {
 #[derive(Debug, Default)]
 struct SocketState {
     uses: Vec<Use>,
+    /// Whether earlier uses were forgotten.
+    is_cut: bool,
     closed: Option<MonoTime>,
+    /// The flow that the kernel side will not tell again before another one or a new epoch.
+    flow: Option<Flow>,
+    /// When it was last heard of.
+    heard: MonoTime,
 }
 
 /// A stretch of time in which a flow belonged to a socket.
@@ -86,6 +100,23 @@ struct Hold {
     listener: Option<Cookie>,
     /// The socket itself; for an incoming connection only once somebody has accepted it.
     socket: Option<Cookie>,
+    /// When another SYN came before anybody accepted: from then on it may be about another connection.
+    contested: Option<MonoTime>,
+    /// When a SYN was seen that began another connection, if this one was closed by then.
+    reopened: Option<MonoTime>,
+    /// Whether it waits to be forgotten.
+    fades: bool,
+}
+
+/// What will be forgotten.
+#[derive(Clone, Copy, Debug)]
+enum Fading {
+    /// A closed socket and the flow that it had last.
+    Socket(Cookie),
+    /// A flow that its socket has left for another.
+    Flow(Cookie, Flow),
+    /// A connection that nobody may have accepted.
+    Unaccepted(Flow),
 }
 
 /// The join.
@@ -93,54 +124,72 @@ struct Hold {
 pub struct Join {
     flows: HashMap<Flow, Vec<Hold>>,
     sockets: HashMap<Cookie, SocketState>,
-    /// What to forget, and when: closed sockets, with their flow, and connections that nobody accepted.
-    fading: VecDeque<(MonoTime, Cookie, Flow)>,
-    fading_unaccepted: VecDeque<(MonoTime, Flow)>,
+    /// What to forget, and when; one queue for each time of grace, so that each is in order.
+    fading: [VecDeque<(MonoTime, Fading)>; GRACES.len()],
     /// Between these times events were lost. Merged, oldest first.
     losses: VecDeque<(MonoTime, MonoTime)>,
+    /// The end of a loss whose leavings are still remembered.
+    unswept: Option<MonoTime>,
 }
+
+/// The times of grace before something is forgotten.
+const GRACES: [Duration; 3] = [LINGER, UNACCEPTED_LINGER, TCP_LINGER];
 
 impl Join {
     /// Takes one event.
     pub fn event(&mut self, news: &SocketNews) {
+        let socket = self.sockets.entry(news.cookie).or_default();
+        socket.heard = socket.heard.max(news.at);
         if let Some(user) = news.user {
             self.learn_use(news, user);
         }
         match news.happening {
             Happening::HasFlow => self.learn_flow(news),
-            Happening::IsUsed if news.flow.remote.port != 0 => self.learn_flow(news),
+            Happening::IsUsed if is_whole(news.flow) => self.learn_flow(news),
             Happening::IsUsed => {}
             Happening::IsOpened => self.learn_opening(news),
             Happening::IsClosed => self.learn_close(news),
         }
     }
 
-    /// TEMP
-    pub fn note_opening(&mut self, _flow: Flow, _at: MonoTime) {}
+    /// A packet opens a connection (TCP SYN without ACK); the flow is its sender's. Closed connections of the same
+    /// flow, seen from either end, answer for no packet from then on: what comes is the new one's, or the kernel's.
+    pub fn note_opening(&mut self, flow: Flow, at: MonoTime) {
+        for flow in [flow, flow.reversed()] {
+            let Some(holds) = self.flows.get_mut(&flow) else { continue };
+            for hold in holds.iter_mut().filter(|hold| hold.from <= at) {
+                let closed = closed_at(&self.sockets, hold);
+                // The first one after the close counts, for those who ask late.
+                if !hold.reopened.is_some_and(|known| closed.is_some_and(|closed| closed <= known)) {
+                    hold.reopened = Some(at);
+                }
+            }
+        }
+    }
 
     /// Events that happened between these times are not all known.
     pub fn lost_between(&mut self, from: MonoTime, to: MonoTime) {
         match self.losses.back_mut() {
-            Some((_, last)) if *last >= from => *last = to,
+            Some((_, last)) if *last >= from => *last = to.max(*last),
             _ => self.losses.push_back((from, to)),
         }
+        self.unswept.get_or_insert(to);
     }
 
     /// Forgets what no packet at or after `now` can ask for.
     pub fn forget(&mut self, now: MonoTime) {
-        while let Some(&(until, cookie, flow)) = self.fading.front() {
-            if until > now && self.flows.len() <= MOST_FLOWS {
-                break;
+        for queue in 0..GRACES.len() {
+            while let Some(&(until, fading)) = self.fading[queue].front() {
+                if until > now && self.flows.len() <= MOST_FLOWS {
+                    break;
+                }
+                self.fading[queue].pop_front();
+                self.fade(until, fading);
             }
-            self.fading.pop_front();
-            self.forget_socket(cookie, flow);
         }
-        while let Some(&(until, flow)) = self.fading_unaccepted.front() {
-            if until > now && self.flows.len() <= MOST_FLOWS {
-                break;
-            }
-            self.fading_unaccepted.pop_front();
-            self.retain_holds(flow, |hold| hold.socket.is_some() || hold.from.plus(UNACCEPTED_LINGER) > until);
+        if let Some(swept) = self.unswept.filter(|end| end.plus(LINGER) < now) {
+            self.sweep(swept);
+            self.unswept = self.losses.back().map(|(_, to)| *to).filter(|last| *last > swept);
         }
         while self.losses.front().is_some_and(|(_, to)| to.plus(TCP_LINGER) < now && self.losses.len() > 64) {
             self.losses.pop_front();
@@ -152,9 +201,50 @@ impl Join {
         (self.flows.len(), self.sockets.len())
     }
 
-    fn forget_socket(&mut self, cookie: Cookie, flow: Flow) {
-        self.sockets.remove(&cookie);
-        self.retain_holds(flow, |hold| hold.socket != Some(cookie));
+    fn fade(&mut self, until: MonoTime, fading: Fading) {
+        match fading {
+            Fading::Socket(cookie) => {
+                if let Some(flow) = self.sockets.remove(&cookie).and_then(|socket| socket.flow) {
+                    self.retain_holds(flow, |hold| hold.socket != Some(cookie));
+                }
+            }
+            Fading::Flow(cookie, flow) => self.fade_flow(until, cookie, flow),
+            Fading::Unaccepted(flow) => {
+                self.retain_holds(flow, |hold| {
+                    hold.socket.is_some() || hold.from.plus(UNACCEPTED_LINGER) > until
+                });
+            }
+        }
+    }
+
+    /// The socket had left the flow for another one; it may have come back since.
+    fn fade_flow(&mut self, until: MonoTime, cookie: Cookie, flow: Flow) {
+        let has_come_back = self.sockets.get(&cookie).is_some_and(|socket| socket.flow == Some(flow));
+        let Some(holds) = self.flows.get_mut(&flow) else { return };
+        let Some(hold) = holds.iter_mut().find(|hold| hold.socket == Some(cookie)) else { return };
+        let later = hold.confirmed.plus(LINGER);
+        if has_come_back {
+            hold.fades = false;
+        } else if later > until {
+            self.forget_later(LINGER, later, Fading::Flow(cookie, flow));
+        } else {
+            self.retain_holds(flow, |hold| hold.socket != Some(cookie));
+        }
+    }
+
+    fn forget_later(&mut self, grace: Duration, until: MonoTime, fading: Fading) {
+        if let Some(queue) = GRACES.iter().position(|known| *known == grace) {
+            self.fading[queue].push_back((until, fading));
+        }
+    }
+
+    /// Forgets what was not heard of since a loss: it gives no name any more, and its end may be what was lost.
+    fn sweep(&mut self, loss_end: MonoTime) {
+        self.flows.retain(|_, holds| {
+            holds.retain(|hold| hold.confirmed >= loss_end);
+            !holds.is_empty()
+        });
+        self.sockets.retain(|_, socket| socket.heard >= loss_end);
     }
 
     fn retain_holds(&mut self, flow: Flow, keep: impl FnMut(&Hold) -> bool) {
@@ -182,33 +272,62 @@ impl Join {
             }
         } else if user.since >= last.from {
             socket.uses.push(Use::new(news, user));
-        } else if let Some(same) = socket.uses.iter_mut().find(|used| used.process == user.process) {
+        } else if let Some(same) = socket.uses.iter_mut().rev().find(|used| used.is_the_same(user)) {
             // Events of two CPUs may come in the wrong order; what is older is already known, or goes where it belongs.
             same.confirmed = same.confirmed.max(news.at);
         } else {
             let place = socket.uses.partition_point(|used| used.from <= user.since);
             socket.uses.insert(place, Use::new(news, user));
         }
+        socket.cut_uses(news.at);
     }
 
     fn learn_flow(&mut self, news: &SocketNews) {
+        self.learn_hold(news);
+        let socket = self.sockets.entry(news.cookie).or_default();
+        // The kernel side compares with the flow that it told last, not with the one that stands in the socket.
+        let left = match socket.flow {
+            Some(flow) if flow != news.flow && news.happening == Happening::HasFlow => {
+                socket.flow = Some(news.flow);
+                flow
+            }
+            Some(flow) if flow != news.flow => news.flow,
+            _ => {
+                socket.flow = Some(news.flow);
+                return;
+            }
+        };
+        let hold =
+            self.flows.get_mut(&left).into_iter().flatten().find(|hold| hold.socket == Some(news.cookie));
+        if let Some(hold) = hold.filter(|hold| !hold.fades) {
+            hold.fades = true;
+            self.forget_later(LINGER, news.at.plus(LINGER), Fading::Flow(news.cookie, left));
+        }
+    }
+
+    fn learn_hold(&mut self, news: &SocketNews) {
         let holds = self.flows.entry(news.flow).or_default();
         if let Some(known) = holds.iter_mut().find(|hold| hold.socket == Some(news.cookie)) {
             known.confirmed = known.confirmed.max(news.at);
             known.from = known.from.min(news.at);
             return;
         }
-        let accepted = holds
-            .iter_mut()
-            .rev()
-            .find(|hold| hold.netns == news.netns)
-            .filter(|hold| hold.socket.is_none() && hold.listener.is_some());
-        if let Some(accepted) = accepted {
-            accepted.socket = Some(news.cookie);
-            accepted.confirmed = accepted.confirmed.max(news.at);
-            return;
+        let last = holds.iter_mut().rev().find(|hold| hold.netns == news.netns);
+        let mut new = Hold::new(news, None, Some(news.cookie));
+        match last {
+            Some(last) if last.is_accepted_by(news) => {
+                last.socket = Some(news.cookie);
+                last.confirmed = last.confirmed.max(news.at);
+                return;
+            }
+            // The first of two connections was accepted before; this is the second one.
+            Some(Hold { contested: Some(contested), listener, .. }) if news.at >= *contested => {
+                new.from = *contested;
+                new.listener = *listener;
+            }
+            _ => {}
         }
-        insert_hold(holds, Hold::new(news, None, Some(news.cookie)));
+        insert_hold(holds, new);
     }
 
     fn learn_opening(&mut self, news: &SocketNews) {
@@ -217,11 +336,19 @@ impl Join {
             hold.netns == news.netns && hold.socket.is_none() && hold.listener == Some(news.cookie)
         });
         match repeated {
-            // The same SYN once more.
-            Some(hold) => hold.confirmed = hold.confirmed.max(news.at),
-            None => {
+            // Another one of the same flow; nobody can tell which of the two will be accepted.
+            Some(hold) if news.at.since(hold.confirmed) < REPEATED_OPENING => {
+                hold.contested.get_or_insert(news.at);
+                hold.confirmed = hold.confirmed.max(news.at);
+            }
+            // The same SYN once more, unless what became of the first was lost.
+            Some(hold) if !lost_since(&self.losses, hold.confirmed, news.at) => {
+                hold.confirmed = hold.confirmed.max(news.at);
+            }
+            _ => {
                 insert_hold(holds, Hold::new(news, Some(news.cookie), None));
-                self.fading_unaccepted.push_back((news.at.plus(UNACCEPTED_LINGER), news.flow));
+                let until = news.at.plus(UNACCEPTED_LINGER);
+                self.forget_later(UNACCEPTED_LINGER, until, Fading::Unaccepted(news.flow));
             }
         }
     }
@@ -229,13 +356,11 @@ impl Join {
     fn learn_close(&mut self, news: &SocketNews) {
         let socket = self.sockets.entry(news.cookie).or_default();
         socket.closed = Some(news.at);
-        let linger = if news.flow.protocol == Protocol::TCP { TCP_LINGER } else { LINGER };
-        let until = news.at.plus(linger);
-        // A socket with one flow says it in its last event. The flows of the others are found by the socket's absence.
-        self.fading.push_back((until, news.cookie, news.flow));
-        if news.flow.remote.port != 0 {
+        if is_whole(news.flow) {
             self.learn_flow(news);
         }
+        let linger = if news.flow.protocol == Protocol::TCP { TCP_LINGER } else { LINGER };
+        self.forget_later(linger, news.at.plus(linger), Fading::Socket(news.cookie));
     }
 
     /// Who was this end of the flow at that time?
@@ -271,7 +396,7 @@ impl Join {
         let shadow = (question.at.minus(LOSS_SHADOW), question.at.plus(SLACK));
         if self.losses.iter().rev().any(|(from, to)| *from <= shadow.1 && *to >= shadow.0) {
             Answer::None(Reason::EventsLost)
-        } else if question.waited < SLACK && !question.sent {
+        } else if question.waited < SLACK && (!question.sent || question.waited.is_zero()) {
             Answer::None(Reason::TooLate)
         } else {
             Answer::None(Reason::NoSocket)
@@ -297,7 +422,11 @@ impl Join {
     }
 
     /// The connection that a TCP packet of this time belongs to. Connections of one flow follow each other.
-    fn connection_at<'a>(&self, holds: impl Iterator<Item = &'a Hold>, question: &Question) -> Option<&'a Hold> {
+    fn connection_at<'a>(
+        &self,
+        holds: impl Iterator<Item = &'a Hold>,
+        question: &Question,
+    ) -> Option<&'a Hold> {
         let mut before: Option<&Hold> = None;
         let mut after: Option<&Hold> = None;
         for hold in holds {
@@ -308,7 +437,19 @@ impl Join {
             }
         }
         let Some(current) = before else { return after };
-        let closed = self.closed_at(current).filter(|closed| *closed <= question.at);
+        // Its event comes right behind the SYN, even if the older connection was reset and is not closed yet.
+        let opened =
+            after.filter(|next| question.opens && !question.sent && next.opens_right_after(question.at));
+        if opened.is_some() {
+            return opened;
+        }
+        let closed = closed_at(&self.sockets, current).filter(|closed| *closed <= question.at);
+        if let (Some(closed), Some(reopened)) = (closed, current.reopened)
+            && closed <= reopened
+            && reopened <= question.at
+        {
+            return after;
+        }
         match (closed, question.opens) {
             // The connection is open, or its last packets are still under way.
             (None, _) => Some(current),
@@ -323,7 +464,7 @@ impl Join {
         if hold.from > question.at && !hold.can_precede(question.at) {
             return false;
         }
-        match self.closed_at(hold) {
+        match closed_at(&self.sockets, hold) {
             None => true,
             // What was sent may stand in a queue; nothing is received any more.
             Some(closed) if question.sent => question.at <= closed.plus(LINGER),
@@ -331,22 +472,27 @@ impl Join {
         }
     }
 
-    fn closed_at(&self, hold: &Hold) -> Option<MonoTime> {
-        let cookie = hold.socket?;
-        // A socket that is not remembered has been closed long ago.
-        self.sockets.get(&cookie).map_or(Some(hold.confirmed), |socket| socket.closed)
-    }
-
     fn owner_of(&self, hold: &Hold, question: &Question) -> Answer {
-        if self.lost_since(hold.confirmed, question.at) {
+        if question.waited < HOOK_SLACK {
+            return Answer::None(Reason::TooLate);
+        }
+        if self.lost_since(hold.confirmed, question.at) || self.lost_before(hold.from, question.at) {
             return Answer::None(Reason::EventsLost);
+        }
+        if hold.is_contested(question) {
+            return Answer::None(Reason::Ambiguous);
         }
         if let Some(cookie) = hold.socket
             && let Some(socket) = self.sockets.get(&cookie)
             && let Some(used) = socket.use_at(question.at)
         {
             // The first user speaks for what came before it: the handshake of the connection that it accepted.
-            if question.at >= used.from && self.lost_since(used.confirmed, question.at) {
+            let is_doubtful = if question.at >= used.from {
+                self.lost_since(used.confirmed, question.at)
+            } else {
+                self.lost_before(used.from, question.at)
+            };
+            if is_doubtful {
                 return Answer::None(Reason::EventsLost);
             }
             return Answer::Owner(used.process, used.tid, Found::Socket);
@@ -364,6 +510,7 @@ impl Join {
     fn owner_of_listener(&self, listener: Cookie, at: MonoTime) -> Answer {
         let Some(socket) = self.sockets.get(&listener) else { return Answer::None(Reason::NoSocket) };
         match socket.uses.as_slice() {
+            _ if socket.is_cut => Answer::None(Reason::Ambiguous),
             [] => Answer::None(Reason::NoSocket),
             [only, others @ ..] if others.iter().all(|other| other.process == only.process) => {
                 if self.lost_since(only.confirmed.max(socket.last_confirmed()), at) {
@@ -376,15 +523,46 @@ impl Join {
     }
 
     fn lost_since(&self, confirmed: MonoTime, at: MonoTime) -> bool {
-        self.losses.iter().rev().any(|(from, to)| *from <= at && *to > confirmed)
+        lost_since(&self.losses, confirmed, at)
     }
+
+    /// Whether something was lost between the packet and the later time from which on it is known who has what.
+    fn lost_before(&self, known_from: MonoTime, at: MonoTime) -> bool {
+        at < known_from && self.losses.iter().rev().any(|(from, to)| *from <= known_from && *to >= at)
+    }
+}
+
+/// Whether what was last heard at one time may have changed until the packet, by an event that was lost. The event can
+/// be later than its packet.
+fn lost_since(losses: &VecDeque<(MonoTime, MonoTime)>, confirmed: MonoTime, at: MonoTime) -> bool {
+    losses.iter().rev().any(|(from, to)| from.minus(HOOK_SLACK) <= at && *to > confirmed)
+}
+
+fn closed_at(sockets: &HashMap<Cookie, SocketState>, hold: &Hold) -> Option<MonoTime> {
+    let cookie = hold.socket?;
+    // A socket that is not remembered has been closed long ago.
+    sockets.get(&cookie).map_or(Some(hold.confirmed), |socket| socket.closed)
+}
+
+/// Whether both ends are known: not so for an unconnected socket, nor for one that a reset has taken its port from.
+const fn is_whole(flow: Flow) -> bool {
+    flow.local.port != 0 && flow.remote.port != 0
 }
 
 impl SocketState {
     /// Who used the socket at this time; the first user for all times before it.
     fn use_at(&self, at: MonoTime) -> Option<&Use> {
         let after = self.uses.partition_point(|used| used.from <= at);
-        self.uses.get(after.saturating_sub(1))
+        if after == 0 && self.is_cut { None } else { self.uses.get(after.saturating_sub(1)) }
+    }
+
+    /// A socket that processes take turns in has no end of uses; those that ended long ago are not asked for.
+    fn cut_uses(&mut self, now: MonoTime) {
+        if self.uses.len() > MOST_USES && self.uses.len().is_power_of_two() {
+            let current = self.uses.partition_point(|used| used.from.plus(LINGER) <= now);
+            self.is_cut |= current > 1;
+            self.uses.drain(..current.saturating_sub(1));
+        }
     }
 
     fn last_confirmed(&self) -> MonoTime {
@@ -396,16 +574,49 @@ impl Use {
     fn new(news: &SocketNews, user: User) -> Self {
         Self { process: user.process, tid: user.tid, from: user.since, confirmed: news.at }
     }
+
+    fn is_the_same(&self, user: User) -> bool {
+        self.process == user.process && self.from == user.since
+    }
 }
 
 impl Hold {
     fn new(news: &SocketNews, listener: Option<Cookie>, socket: Option<Cookie>) -> Self {
-        Self { netns: news.netns, from: news.at, existed: news.existed, confirmed: news.at, listener, socket }
+        Self {
+            netns: news.netns,
+            from: news.at,
+            existed: news.existed,
+            confirmed: news.at,
+            listener,
+            socket,
+            contested: None,
+            reopened: None,
+            fades: false,
+        }
     }
 
     /// Whether a packet of a time before the flow was first heard of can be the one by which it was heard of.
     fn can_precede(&self, at: MonoTime) -> bool {
         self.from.since(at) <= SLACK && self.existed <= at
+    }
+
+    /// Whether this is the connection that a SYN of this time opens at a listening socket.
+    fn opens_right_after(&self, at: MonoTime) -> bool {
+        self.listener.is_some() && self.from.since(at) <= HOOK_SLACK
+    }
+
+    /// Whether this is news of the socket that somebody accepted the connection as: not of an older one.
+    fn is_accepted_by(&self, news: &SocketNews) -> bool {
+        self.socket.is_none()
+            && self.listener.is_some()
+            && news.happening != Happening::IsClosed
+            && news.user.is_none_or(|user| user.since >= self.from)
+    }
+
+    /// Whether the packet may be that of another connection, whose SYN came before this one was accepted.
+    fn is_contested(&self, question: &Question) -> bool {
+        let slack = if question.opens { HOOK_SLACK } else { Duration::ZERO };
+        self.contested.is_some_and(|contested| contested <= question.at.plus(slack))
     }
 }
 
@@ -418,7 +629,9 @@ fn insert_hold(holds: &mut Vec<Hold>, hold: Hold) {
 /// Two answers to one question: what both say, or what the one says that knows something, or nobody.
 fn merge(a: Answer, b: Answer) -> Answer {
     match (a, b) {
-        (Answer::Owner(process, tid, found), Answer::Owner(other, other_tid, other_found)) if process == other => {
+        (Answer::Owner(process, tid, found), Answer::Owner(other, other_tid, other_found))
+            if process == other =>
+        {
             Answer::Owner(process, if tid == other_tid { tid } else { 0 }, found.max(other_found))
         }
         (Answer::Owner(..), Answer::Owner(..)) => Answer::None(Reason::Ambiguous),
@@ -428,6 +641,7 @@ fn merge(a: Answer, b: Answer) -> Answer {
     }
 }
 
-
+#[cfg(test)]
+mod simulator;
 #[cfg(test)]
 mod tests;

@@ -25,5 +25,8 @@ pub fn open_root() -> io::Result<(OwnedFd, Option<PathBuf>)> {
 fn mount_point() -> Option<PathBuf> {
     let mounts = Process::myself().and_then(|myself| myself.mountinfo()).ok()?;
     // A mount of a part of the tree (root other than "/") would miss the processes outside that part.
-    mounts.into_iter().find(|mount| mount.fs_type == "cgroup2" && mount.root == "/").map(|mount| mount.mount_point)
+    mounts
+        .into_iter()
+        .find(|mount| mount.fs_type == "cgroup2" && mount.root == "/")
+        .map(|mount| mount.mount_point)
 }

@@ -64,18 +64,48 @@ pub const HOOKS: [Hook; 20] = [
     hook("post_bind6", "cgroup/post_bind6", Need::Follow, "from when on an IPv6 socket can receive"),
     hook("connect4", "cgroup/connect4", Need::Follow, "who connects an IPv4 socket"),
     hook("connect6", "cgroup/connect6", Need::Follow, "who connects an IPv6 socket"),
-    hook("getpeername4", "cgroup/getpeername4", Need::Follow, "who accepts an IPv4 connection, if it asks for the peer"),
-    hook("getpeername6", "cgroup/getpeername6", Need::Follow, "who accepts an IPv6 connection, if it asks for the peer"),
-    hook("inet_csk_accept_2", "fexit/inet_csk_accept", Need::Follow, "who accepts a connection (Linux 6.10 and later)"),
-    hook("inet_csk_accept_4", "fexit/inet_csk_accept", Need::Follow, "who accepts a connection (before Linux 6.10)"),
+    hook(
+        "getpeername4",
+        "cgroup/getpeername4",
+        Need::Follow,
+        "who accepts an IPv4 connection, if it asks for the peer",
+    ),
+    hook(
+        "getpeername6",
+        "cgroup/getpeername6",
+        Need::Follow,
+        "who accepts an IPv6 connection, if it asks for the peer",
+    ),
+    hook(
+        "inet_csk_accept_2",
+        "fexit/inet_csk_accept",
+        Need::Follow,
+        "who accepts a connection (Linux 6.10 and later)",
+    ),
+    hook(
+        "inet_csk_accept_4",
+        "fexit/inet_csk_accept",
+        Need::Follow,
+        "who accepts a connection (before Linux 6.10)",
+    ),
     hook("sendmsg4", "cgroup/sendmsg4", Need::Follow, "who is about to send an IPv4 datagram"),
     hook("sendmsg6", "cgroup/sendmsg6", Need::Follow, "who is about to send an IPv6 datagram"),
-    hook("tcp_sendmsg_locked", "tp_btf/tcp_sendmsg_locked", Need::Follow, "who is about to send on a TCP connection"),
+    hook(
+        "tcp_sendmsg_locked",
+        "tp_btf/tcp_sendmsg_locked",
+        Need::Follow,
+        "who is about to send on a TCP connection",
+    ),
     hook("sock_send_length", "tp_btf/sock_send_length", Need::Follow, "who has sent"),
     hook("sock_recv_length", "tp_btf/sock_recv_length", Need::Follow, "who has received"),
     hook("recvmsg4", "cgroup/recvmsg4", Need::InPlaceOf("sock_recv_length"), "who receives an IPv4 datagram"),
     hook("recvmsg6", "cgroup/recvmsg6", Need::InPlaceOf("sock_recv_length"), "who receives an IPv6 datagram"),
-    hook("sched_process_fork", "tp_btf/sched_process_fork", Need::Descendants, "the descendants of the recorded command"),
+    hook(
+        "sched_process_fork",
+        "tp_btf/sched_process_fork",
+        Need::Descendants,
+        "the descendants of the recorded command",
+    ),
     hook("egress", "cgroup_skb/egress", Need::Base, "which socket sends a packet"),
     hook("ingress", "cgroup_skb/ingress", Need::Base, "which socket receives a packet"),
 ];
@@ -128,7 +158,9 @@ fn not_needed(hook: &Hook, site: &Site<'_>, so_far: &[Report]) -> Option<String>
         // The returned socket is the argument after the parameters, so there is one program for each signature.
         _ => match (hook.program, site.accept_parameters) {
             ("inet_csk_accept_2", Some(2)) | ("inet_csk_accept_4", Some(4)) => None,
-            ("inet_csk_accept_2" | "inet_csk_accept_4", Some(_)) => Some("for another kernel's signature".to_owned()),
+            ("inet_csk_accept_2" | "inet_csk_accept_4", Some(_)) => {
+                Some("for another kernel's signature".to_owned())
+            }
             ("inet_csk_accept_2" | "inet_csk_accept_4", None) => Some("no such kernel function".to_owned()),
             _ => None,
         },

@@ -10,8 +10,8 @@ use std::io;
 use aya::maps::{Array, HashMap, MapData, MapError, RingBuf};
 use aya::{Btf, Ebpf, EbpfLoader};
 use recorder_shared::{
-    Control, KIND_CLOSE, KIND_FLOW, KIND_LISTEN, KIND_USE, Offsets, PROCESS_TRACKED, ProcessEvent, SocketEvent,
-    address_to_bytes,
+    Control, KIND_CLOSE, KIND_FLOW, KIND_LISTEN, KIND_USE, Offsets, PROCESS_TRACKED, ProcessEvent,
+    SocketEvent, address_to_bytes,
 };
 
 use self::sys::Wire;
@@ -22,7 +22,8 @@ pub use hooks::{Hook, Need, Report, State};
 pub use offsets::OffsetsError;
 
 /// The compiled kernel side, aligned as the ELF reader needs it.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/ebpf/recorder-ebpf.o"));
+static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/ebpf/recorder-ebpf.o"));
 
 /// Why the kernel side cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -188,11 +189,8 @@ fn socket_news(event: &SocketEvent) -> Option<SocketNews> {
     };
     let local = Endpoint { address: address_to_bytes(event.local), port: event.local_port };
     let remote = Endpoint { address: address_to_bytes(event.remote), port: event.remote_port };
-    let user = User {
-        process: ProcessId(event.process),
-        tid: event.tid,
-        since: MonoTime::from_ns(event.since_ns),
-    };
+    let user =
+        User { process: ProcessId(event.process), tid: event.tid, since: MonoTime::from_ns(event.since_ns) };
     Some(SocketNews {
         happening,
         at: MonoTime::from_ns(event.at_ns),

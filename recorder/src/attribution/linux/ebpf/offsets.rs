@@ -10,7 +10,9 @@ const VMLINUX_BTF: &str = "/sys/kernel/btf/vmlinux";
 #[derive(Debug, thiserror::Error)]
 pub enum OffsetsError {
     /// The kernel has no type information, or it cannot be read.
-    #[error("cannot read the kernel's type information at {VMLINUX_BTF}: {0}; the kernel needs CONFIG_DEBUG_INFO_BTF=y")]
+    #[error(
+        "cannot read the kernel's type information at {VMLINUX_BTF}: {0}; the kernel needs CONFIG_DEBUG_INFO_BTF=y"
+    )]
     NoBtf(btf_rs::Error),
     /// A field is not where this version of the recorder knows to look.
     #[error("this kernel's struct {0} has no field {1}")]
