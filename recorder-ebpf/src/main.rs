@@ -24,6 +24,7 @@ use aya_ebpf::programs::{
 use crate::kernel::{load, probe};
 use crate::maps::{TRACKED, offset};
 use crate::packet::{ICMP, ICMPV6, TCP, UDP};
+use recorder_shared::Socket;
 use crate::socket::Flow;
 
 /// The verdict of every cgroup program. Anything else would drop traffic or fail a call.
@@ -98,7 +99,7 @@ fn sent(ctx: &SkBuffContext) {
         return;
     }
     let Some(socket) = socket::find(sk.cast()) else { return };
-    if socket.protocol == u32::from(TCP) && socket.flow_epoch == maps::epoch() {
+    if has_one_flow(socket) && socket.flow_epoch == maps::epoch() {
         return;
     }
     // A handshake's answer has the listener for its socket: not the listener's flow.
@@ -107,10 +108,21 @@ fn sent(ctx: &SkBuffContext) {
         return;
     }
     let Some(headers) = packet::headers(ctx) else { return };
-    if headers.protocol != TCP && u32::from(headers.protocol) == socket.protocol {
+    // A raw socket may send any protocol. Another socket's packet of another protocol is what IPsec made of its own:
+    // the outer packet is not the socket's flow.
+    if socket.kind != SOCK_RAW && u32::from(headers.protocol) != socket.protocol {
+        return;
+    }
+    if headers.protocol != TCP {
         socket::suspected(socket);
     }
     socket::has_flow(socket, &Flow::sent(&headers));
+}
+
+/// A TCP socket has one flow from connect to connect: once announced, its packets need not be looked into.
+#[inline(always)]
+fn has_one_flow(socket: &Socket) -> bool {
+    socket.protocol == u32::from(TCP) && socket.kind != SOCK_RAW
 }
 
 #[inline(always)]
@@ -124,7 +136,7 @@ fn received(ctx: &SkBuffContext) {
         return received_by_listener(ctx, sk.cast());
     }
     let Some(socket) = socket::find(sk.cast()) else { return };
-    if socket.protocol == u32::from(TCP) && socket.flow_epoch == maps::epoch() {
+    if has_one_flow(socket) && socket.flow_epoch == maps::epoch() {
         return;
     }
     // Raw sockets get copies of what belongs to others.
@@ -164,16 +176,26 @@ fn used_by_address_call(ctx: &SockAddrContext) -> i32 {
     PASS
 }
 
+#[inline(always)]
+fn connects(ctx: &SockAddrContext) -> i32 {
+    // SAFETY: the context is valid for the run of the program.
+    let sk = unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk };
+    if !sk.is_null() {
+        socket::connects(sk.cast());
+    }
+    used_by_address_call(ctx)
+}
+
 /// connect(2) on an IPv4 socket.
 #[cgroup_sock_addr(connect4)]
 fn connect4(ctx: SockAddrContext) -> i32 {
-    used_by_address_call(&ctx)
+    connects(&ctx)
 }
 
 /// connect(2) on an IPv6 socket.
 #[cgroup_sock_addr(connect6)]
 fn connect6(ctx: SockAddrContext) -> i32 {
-    used_by_address_call(&ctx)
+    connects(&ctx)
 }
 
 /// sendto(2) or sendmsg(2) on an unconnected IPv4 UDP socket, before anything is sent.

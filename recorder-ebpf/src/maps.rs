@@ -3,7 +3,7 @@
 use aya_ebpf::btf_maps::{Array, LruHashMap, RingBuf, SkStorage};
 use aya_ebpf::macros::btf_map;
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
-use recorder_shared::{Control, Offsets, Socket};
+use recorder_shared::{CONTROL_EPOCH, CONTROL_LOST, CONTROL_WORDS, Offsets, Socket};
 
 /// All events, in the order in which they were reserved. 8 MiB hold some 80 000 socket events.
 #[btf_map]
@@ -24,7 +24,7 @@ pub static TRACKED: LruHashMap<u32, u64, 65536> = LruHashMap::new();
 
 /// The epoch and the loss counter.
 #[btf_map]
-pub static CONTROL: Array<Control, 1> = Array::new();
+pub static CONTROL: Array<u64, CONTROL_WORDS> = Array::new();
 
 /// Filled in before loading. The map is frozen, so that the verifier knows the values and takes loads at these offsets
 /// through typed pointers for what they are.
@@ -66,8 +66,8 @@ pub fn has_task_btf() -> bool {
 #[inline(always)]
 pub fn epoch() -> u32 {
     // The look-up is of an array and is inlined by the kernel.
-    match CONTROL.get(0) {
-        Some(control) => control.epoch,
+    match CONTROL.get(CONTROL_EPOCH) {
+        Some(epoch) => *epoch as u32,
         None => 0,
     }
 }
@@ -75,13 +75,13 @@ pub fn epoch() -> u32 {
 /// Counts an event that found the ring full.
 #[inline(always)]
 pub fn count_loss() {
-    if let Some(control) = CONTROL.get_ptr_mut(0) {
-        // SAFETY: the pointer is to a map value; `lost` is aligned and is only ever added to. The intrinsic, because
+    if let Some(lost) = CONTROL.get_ptr_mut(CONTROL_LOST) {
+        // SAFETY: the pointer is to a map value, which is aligned and only ever added to. The intrinsic, because
         // AtomicU64 has no fetch_add on a target without compare-and-swap, which BPF of Linux 5.10 is.
-        unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(&raw mut (*control).lost, 1) };
+        unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(lost, 1) };
     }
 }
 
 
-/// User space looks every few milliseconds; waking it would cost the recorded program an interrupt.
+/// User space looks every 20 ms at the latest; waking it would cost the recorded program an interrupt.
 pub const NO_WAKEUP: u64 = aya_ebpf::bindings::BPF_RB_NO_WAKEUP as u64;

@@ -16,7 +16,7 @@ const PF_KTHREAD: u32 = 0x0020_0000;
 /// The longest name of a file in a path (`NAME_MAX`), with its NUL.
 const COMPONENT_BYTES: usize = 256;
 /// More directories and mounts than this, and the path loses its beginning.
-const PATH_STEPS: usize = 32;
+const PATH_STEPS: usize = 24;
 
 /// Stands for the start time of the recorder itself, which is in the map only while it forks the command.
 const ANY_START: u64 = 0;
@@ -176,7 +176,12 @@ fn copy_path(path: &mut [u8; PATH_BYTES], task: *const c_void) -> u16 {
         // The mask changes nothing; it gives all ways through the loop the same range, so that the verifier sees at
         // once that it has been here, instead of trying each of them.
         used = (used + copied as usize) & (PATH_BYTES - 1);
-        dentry = probe(dentry, offset!(dentry_parent));
+        let parent: *const c_void = probe(dentry, offset!(dentry_parent));
+        if parent == dentry {
+            // Not in any directory: a memfd, say.
+            break;
+        }
+        dentry = parent;
     }
     used as u16
 }

@@ -114,6 +114,14 @@ pub fn bound(sk: *mut c_void) {
     }
 }
 
+/// The socket is about to be connected, perhaps not for the first time: its flow will be another one.
+#[inline(always)]
+pub fn connects(sk: *mut c_void) {
+    if let Some(socket) = find(sk) {
+        socket.flow_epoch = 0;
+    }
+}
+
 /// The current process uses the socket. `cookie` is asked for only when the socket was not known.
 #[inline(always)]
 pub fn used(sk: *mut c_void, cookie: impl FnOnce() -> u64) {
@@ -129,6 +137,7 @@ pub fn used(sk: *mut c_void, cookie: impl FnOnce() -> u64) {
         let sk = untyped(sk);
         socket.netns = netns_of(sk);
         socket.protocol = u32::from(probe::<u8>(sk, offset!(sock_protocol)));
+        socket.kind = u32::from(probe::<u16>(sk, offset!(sock_type)));
     }
     change_user(socket, untyped(sk), user);
 }
@@ -153,6 +162,7 @@ fn change_user(socket: &mut Socket, sk: *const c_void, user: Current) {
         let epoch = epoch();
         socket.use_epoch = epoch;
         if flow.protocol == TCP && flow.remote_port != 0 {
+            socket.ports = ports(flow.protocol, flow.local_port, flow.remote_port);
             socket.flow_epoch = epoch;
         }
     }
@@ -218,7 +228,7 @@ pub fn received_open(socket: Option<&mut Socket>, sk: *const c_void, cookie: u64
 #[inline(always)]
 pub fn closed(sk: *mut c_void) {
     let Some(socket) = find(sk) else { return };
-    if socket.flow_epoch == 0 && socket.use_epoch == 0 {
+    if socket.ports == 0 && socket.use_epoch == 0 {
         return;
     }
     let flow = flow_of(untyped(sk), socket.protocol as u8);

@@ -16,7 +16,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use recorder::model::{Direction, LinkType, RealTime, Reception};
 use recorder::source::{
-    self, Arrival, Capture, CaptureCounts, CaptureOptions, Error, Event, InterfaceDetails, SETTLING, Selection,
+    self, Arrival, Capture, CaptureCounts, CaptureOptions, Error, Event, InterfaceDetails, SETTLING,
+    Selection,
 };
 
 const ALL: RealTime = RealTime::from_ns(u64::MAX);

@@ -158,17 +158,13 @@ pub const fn ports(protocol: u8, local_port: u16, remote_port: u16) -> u64 {
     ((protocol as u64) << 32) | ((local_port as u64) << 16) | remote_port as u64
 }
 
-/// The one word that user space writes and the one it reads.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct Control {
-    /// How many events found the ring full.
-    pub lost: u64,
-    /// Raised by user space after a loss: everything is announced anew when it is next used. Starts at 1.
-    pub epoch: u32,
-    /// Always 0.
-    pub reserved: u32,
-}
+/// Index in the control map: how many events found the ring full. Written by the kernel side.
+pub const CONTROL_LOST: u32 = 0;
+/// Index in the control map: the epoch. Written by user space, which raises it after a loss: everything is announced anew
+/// when it is next used. Starts at 1; only the lower 32 bits count.
+pub const CONTROL_EPOCH: u32 = 1;
+/// How many words the control map has. One word each, so that neither side can overwrite what the other one counts.
+pub const CONTROL_WORDS: usize = 2;
 
 /// Where the fields are that the kernel does not promise: byte offsets read from the running kernel's BTF.
 #[repr(C)]
@@ -197,6 +193,7 @@ pub struct Offsets {
     pub fs_root_dentry: u32,
     pub sock_family: u32,
     pub sock_protocol: u32,
+    pub sock_type: u32,
     pub sock_num: u32,
     pub sock_dport: u32,
     pub sock_rcv_saddr: u32,
@@ -216,5 +213,4 @@ const _: () = assert!(offset_of!(ProcessEvent, process) == 8);
 const _: () = assert!(offset_of!(ProcessEvent, comm) == 48);
 const _: () = assert!(offset_of!(ProcessEvent, path) == 64);
 const _: () = assert!(size_of::<Socket>() == 112);
-const _: () = assert!(size_of::<Control>() == 16);
-const _: () = assert!(size_of::<Offsets>() == 30 * 4);
+const _: () = assert!(size_of::<Offsets>() == 31 * 4);

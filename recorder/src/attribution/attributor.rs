@@ -11,8 +11,8 @@ use super::join::{Answer, Join, Question};
 use super::linux::process::ProcessDetails;
 use crate::decode::{self, Decoded, IpPacket, Transport};
 use crate::model::{
-    Attribution, Direction, Endpoint, Found, LinkType, MonoTime, Owner, Packet, ProcessIndex, ProcessKey, ProcessTable,
-    Protocol, Reason,
+    Attribution, Direction, Endpoint, Found, LinkType, MonoTime, Owner, Packet, ProcessIndex, ProcessKey,
+    ProcessTable, Protocol, Reason,
 };
 
 /// What is known of a packet besides its bytes.
@@ -92,7 +92,8 @@ impl Attributor {
 
     /// The addresses of this host, as far as they are known: they tell what merely passes through.
     pub fn set_local_addresses(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
-        self.local_addresses = addresses.into_iter().map(|address| Endpoint::new(address, 0).address).collect();
+        self.local_addresses =
+            addresses.into_iter().map(|address| Endpoint::new(address, 0).address).collect();
     }
 
     /// Forgets what no packet at or after `now` can ask for.
@@ -154,9 +155,18 @@ impl Attributor {
         }
     }
 
-    fn combine(&self, packet: &Packet<'_>, ip: &IpPacket, context: &Context, sender: &End, receiver: &End) -> Attribution {
-        let both_here = || context.is_loopback || (self.is_local(ip.flow.local) && self.is_local(ip.flow.remote));
-        let known = |sender, receiver, found| Attribution::Known { sender, receiver, both_local: both_here(), found };
+    fn combine(
+        &self,
+        packet: &Packet<'_>,
+        ip: &IpPacket,
+        context: &Context,
+        sender: &End,
+        receiver: &End,
+    ) -> Attribution {
+        let both_here =
+            || context.is_loopback || (self.is_local(ip.flow.local) && self.is_local(ip.flow.remote));
+        let known =
+            |sender, receiver, found| Attribution::Known { sender, receiver, both_local: both_here(), found };
         match (sender, receiver) {
             (End::Owner(sender, found), End::Owner(receiver, other)) => Attribution::Known {
                 sender: Some(*sender),
@@ -166,7 +176,9 @@ impl Attributor {
             },
             (End::Owner(sender, found), _) => known(Some(*sender), None, *found),
             (_, End::Owner(receiver, found)) => known(None, Some(*receiver), *found),
-            (End::None(reason), End::None(other)) => Attribution::Unknown(self.reason(packet, ip, *reason, *other)),
+            (End::None(reason), End::None(other)) => {
+                Attribution::Unknown(self.reason(packet, ip, *reason, *other))
+            }
             (End::None(reason), End::Kernel) | (End::Kernel, End::None(reason)) => match reason {
                 Reason::NoSocket if self.passes_through(ip) => Attribution::Unknown(Reason::Forwarded),
                 Reason::NoSocket | Reason::TooLate => Attribution::Unknown(Reason::Kernel),
@@ -191,7 +203,11 @@ impl Attributor {
         if is_reset && packet.direction != Direction::Unknown {
             return Reason::Kernel;
         }
-        if sender == Reason::TooLate || receiver == Reason::TooLate { Reason::TooLate } else { Reason::NoSocket }
+        if sender == Reason::TooLate || receiver == Reason::TooLate {
+            Reason::TooLate
+        } else {
+            Reason::NoSocket
+        }
     }
 
     fn is_local(&self, end: Endpoint) -> bool {
@@ -205,7 +221,10 @@ impl Attributor {
             IpAddr::V4(v4) => v4.is_multicast() || v4.is_broadcast() || v4.is_unspecified(),
             IpAddr::V6(v6) => v6.is_multicast(),
         };
-        !self.local_addresses.is_empty() && !to_a_group && !self.is_local(source) && !self.is_local(destination)
+        !self.local_addresses.is_empty()
+            && !to_a_group
+            && !self.is_local(source)
+            && !self.is_local(destination)
     }
 }
 
@@ -222,7 +241,7 @@ fn kernel_is_at_this_end(ip: &IpPacket, sent: bool) -> bool {
     const IGMP: Protocol = Protocol(2);
     match ip.transport {
         Transport::Icmp { kind, echo: true, .. } => (kind == ECHO_REQUEST || kind == ECHO_REQUEST_V6) != sent,
-        // A raw socket may send anything, so a sender is asked for; but it has no flow of its own to receive by.
+        // A raw socket may send such packets too; it cannot be told from the kernel by them, so it is not named.
         Transport::Icmp { echo: false, .. } => true,
         _ => ip.flow.protocol == IGMP,
     }

@@ -57,8 +57,13 @@ mod tests {
         let end = |last| Endpoint::new([10, 0, 0, last].into(), port);
         let fragment = FragmentInfo { identification, offset, more: true };
         let flow = Flow { protocol: Protocol::UDP, local: end(1), remote: end(2) };
-        let packet =
-            IpPacket { flow, transport: Transport::Other, fragment: Some(fragment), ip_length: 0, truncated: false };
+        let packet = IpPacket {
+            flow,
+            transport: Transport::Other,
+            fragment: Some(fragment),
+            ip_length: 0,
+            truncated: false,
+        };
         (packet, fragment)
     }
 

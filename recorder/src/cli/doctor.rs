@@ -66,7 +66,13 @@ fn capture() -> Finding {
         Ok(_) => ("ok", "a ring could be opened on all interfaces".to_owned(), None),
         Err(error) => ("missing", error.to_string(), source::Error::remedy(&error)),
     };
-    Finding { what: "packet capture".into(), purpose: "AF_PACKET, to see packets at all".into(), state, detail, remedy }
+    Finding {
+        what: "packet capture".into(),
+        purpose: "AF_PACKET, to see packets at all".into(),
+        state,
+        detail,
+        remedy,
+    }
 }
 
 fn hooks(findings: &mut Vec<Finding>) {
@@ -84,9 +90,15 @@ fn hooks(findings: &mut Vec<Finding>) {
 
 const fn remedy_without_ebpf(error: &EbpfError) -> &'static str {
     match error {
-        EbpfError::Offsets(_) => "use a kernel with CONFIG_DEBUG_INFO_BTF=y, as all large distributions build it",
-        EbpfError::Cgroup(_) => "mount the cgroup2 tree, or run as root so that it can be opened without mounting",
-        EbpfError::Load(_) | EbpfError::Base { .. } => "run with sudo, or give the binary CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN",
+        EbpfError::Offsets(_) => {
+            "use a kernel with CONFIG_DEBUG_INFO_BTF=y, as all large distributions build it"
+        }
+        EbpfError::Cgroup(_) => {
+            "mount the cgroup2 tree, or run as root so that it can be opened without mounting"
+        }
+        EbpfError::Load(_) | EbpfError::Base { .. } => {
+            "run with sudo, or give the binary CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN"
+        }
     }
 }
 
@@ -98,7 +110,9 @@ fn hook(report: &Report) -> Finding {
         (State::Refused(_), Need::Base) => {
             ("missing", Some("run with sudo, or give the binary CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN"))
         }
-        (State::Refused(_), _) => ("partly", Some("nothing to do: the other hooks cover most of what it tells")),
+        (State::Refused(_), _) => {
+            ("partly", Some("nothing to do: the other hooks cover most of what it tells"))
+        }
     };
     Finding {
         what: hook.hook.to_owned(),

@@ -49,7 +49,7 @@ pub struct RecordArgs {
     /// Store this text in the file; repeatable
     #[arg(long = "capture-comment", value_name = "TEXT", help_heading = "Output")]
     pub comments: Vec<String>,
-    /// Print nothing but errors and the final summary
+    /// No live line and no notes: only errors, the line that says it has begun, and the final summary
     #[arg(short, long, help_heading = "Output")]
     pub quiet: bool,
 
@@ -90,7 +90,13 @@ pub enum Limit {
 fn parse_limit(text: &str) -> Result<Limit, String> {
     let usage = "give duration:SECONDS, filesize:KB or packets:N";
     let (kind, value) = text.split_once(':').ok_or(usage)?;
-    let positive = || value.parse().ok().filter(|number: &u64| *number > 0).ok_or_else(|| format!("{value} is no positive number"));
+    let positive = || {
+        value
+            .parse()
+            .ok()
+            .filter(|number: &u64| *number > 0)
+            .ok_or_else(|| format!("{value} is no positive number"))
+    };
     match kind {
         "duration" => match value.parse().map(Duration::try_from_secs_f64) {
             Ok(Ok(duration)) if !duration.is_zero() => Ok(Limit::Duration(duration)),
@@ -104,7 +110,9 @@ fn parse_limit(text: &str) -> Result<Limit, String> {
 
 /// Turns arguments into a plan. Touches nothing but the clock and the environment.
 fn plan(args: RecordArgs) -> Plan {
-    let RecordArgs { interfaces, filter, snap_length, buffer_mib, promiscuous, attribution, annotate, .. } = &args;
+    let RecordArgs {
+        interfaces, filter, snap_length, buffer_mib, promiscuous, attribution, annotate, ..
+    } = &args;
     let interfaces = if interfaces.iter().any(|name| name == "any") {
         Selection::Any
     } else {
@@ -141,9 +149,13 @@ fn limits(args: &RecordArgs) -> Limits {
     let mut limits = Limits { packets: args.count, ..Limits::default() };
     for limit in &args.autostop {
         match *limit {
-            Limit::Duration(value) => limits.duration = Some(limits.duration.map_or(value, |old| old.min(value))),
+            Limit::Duration(value) => {
+                limits.duration = Some(limits.duration.map_or(value, |old| old.min(value)))
+            }
             Limit::FileSize(value) => limits.bytes = Some(limits.bytes.map_or(value, |old| old.min(value))),
-            Limit::Packets(value) => limits.packets = Some(limits.packets.map_or(value, |old| old.min(value))),
+            Limit::Packets(value) => {
+                limits.packets = Some(limits.packets.map_or(value, |old| old.min(value)))
+            }
         }
     }
     limits
@@ -196,7 +208,9 @@ mod tests {
 
     #[test]
     fn a_limit_that_makes_no_sense_is_refused() {
-        for text in ["", "packets", "packets:0", "packets:-1", "duration:nan", "duration:0", "hours:1", "filesize:x"] {
+        for text in
+            ["", "packets", "packets:0", "packets:-1", "duration:nan", "duration:0", "hours:1", "filesize:x"]
+        {
             assert!(parse_limit(text).is_err(), "{text}");
         }
     }

@@ -20,7 +20,7 @@ pub struct Screen {
 }
 
 impl Screen {
-    /// With `quiet` only errors and the final summary are printed.
+    /// With `quiet` there is no live line and no note: only errors, the line that says it has begun, and the summary.
     pub fn new(quiet: bool) -> Self {
         let live = (!quiet && std::io::stderr().is_terminal()).then(ProgressBar::new_spinner);
         if let Some(live) = &live
@@ -66,7 +66,10 @@ fn print_line(text: &str) {
 impl Observer for Screen {
     fn ready(&mut self, interfaces: &str, attribution: &Attributing) {
         if let Attributing::Unavailable(error) = attribution {
-            self.error(&format!("packets get no owner: {error}"), Some("`recorder doctor` tells what to do about it"));
+            self.error(
+                &format!("packets get no owner: {error}"),
+                Some("`recorder doctor` tells what to do about it"),
+            );
         }
         // A missing hook that follows sockets makes attribution less exact, which is worth a line each.
         if let Attributing::Ebpf(reports) = attribution
@@ -78,13 +81,12 @@ impl Observer for Screen {
                 self.print(&format!("works without {} (see `recorder doctor`)", names.join(", ")));
             }
         }
-        if !self.quiet {
-            let by = match attribution {
-                Attributing::Ebpf(_) => "owners by eBPF",
-                Attributing::Off | Attributing::Unavailable(_) => "without owners",
-            };
-            self.print(&format!("recording on {interfaces}, {by}"));
-        }
+        let by = match attribution {
+            Attributing::Ebpf(_) => "owners by eBPF",
+            Attributing::Off | Attributing::Unavailable(_) => "without owners",
+        };
+        // Also with --quiet: scripts wait for this line.
+        self.print(&format!("recording on {interfaces}, {by}"));
     }
 
     fn note(&mut self, text: &str) {
@@ -127,7 +129,17 @@ fn share(part: u64, whole: u64) -> String {
 }
 
 fn summary(finished: &Finished) -> String {
-    let Finished { path, bytes, not_selected, statistics, by_process: _, processes: _, why, command, failure: _ } = finished;
+    let Finished {
+        path,
+        bytes,
+        not_selected,
+        statistics,
+        by_process: _,
+        processes: _,
+        why,
+        command,
+        failure: _,
+    } = finished;
     let written: u64 = statistics.interfaces.iter().map(|counts| counts.written).sum();
     let received: u64 = statistics.interfaces.iter().map(|counts| counts.received).sum();
     let mut text = String::new();
@@ -148,7 +160,7 @@ fn summary(finished: &Finished) -> String {
         let _ = writeln!(text, "{dropped_by_us} packets dropped by recorder");
     }
     if *not_selected > 0 {
-        let _ = writeln!(text, "{not_selected} packets of other processes left out");
+        let _ = writeln!(text, "{not_selected} packets left out: neither end is known as the command's");
     }
     attribution(&mut text, statistics);
     if statistics.events_lost > 0 {
@@ -164,7 +176,8 @@ fn attribution(text: &mut String, statistics: &Statistics) {
     if total == 0 || counts.without(Reason::Off) == total {
         return;
     }
-    let _ = writeln!(text, "{} packets attributed ({})", counts.attributed(), share(counts.attributed(), total));
+    let _ =
+        writeln!(text, "{} packets attributed ({})", counts.attributed(), share(counts.attributed(), total));
     let by_listener = counts.found(Found::Listener);
     if by_listener > 0 {
         let _ = writeln!(text, "  of these by their listening socket: {by_listener}");

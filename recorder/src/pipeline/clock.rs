@@ -9,38 +9,40 @@ const STEP: Duration = Duration::from_millis(1);
 
 /// The offset between the clocks, measured anew in each round, and the one before the last step of the clock.
 #[derive(Clone, Copy, Debug)]
-pub struct ClockOffset {
+pub(super) struct ClockOffset {
     offset_ns: i128,
-    before_step: Option<i128>,
+    /// The offset before the last step, and the last measurement that had it.
+    before_step: Option<(i128, MonoTime)>,
     measured: MonoTime,
 }
 
 impl ClockOffset {
     /// Starts with one measurement: both clocks at the same moment.
-    pub fn new((real, mono): (RealTime, MonoTime)) -> Self {
+    pub(super) fn new((real, mono): (RealTime, MonoTime)) -> Self {
         Self { offset_ns: difference(real, mono), before_step: None, measured: mono }
     }
 
     /// Takes a new measurement.
-    pub fn measure(&mut self, (real, mono): (RealTime, MonoTime)) {
+    pub(super) fn measure(&mut self, (real, mono): (RealTime, MonoTime)) {
         let offset_ns = difference(real, mono);
         if (offset_ns - self.offset_ns).unsigned_abs() > STEP.as_nanos() {
-            self.before_step = Some(self.offset_ns);
+            self.before_step = Some((self.offset_ns, self.measured));
         }
         self.offset_ns = offset_ns;
         self.measured = mono;
     }
 
     /// When, on the clock of the events, a packet of this time was captured: never later than the last measurement,
-    /// since a packet that was taken is not from the future. After a step backward the old offset tells.
-    pub fn mono(&self, time: RealTime) -> MonoTime {
+    /// since a packet that was taken is not from the future. A time that the new offset puts before the step or into the
+    /// future was taken from the clock as it stood before the step.
+    pub(super) fn mono(&self, time: RealTime) -> MonoTime {
         let by = |offset_ns: i128| i128::from(time.as_ns()) - offset_ns;
         let latest = i128::from(self.measured.as_ns());
         let mut ns = by(self.offset_ns);
-        if ns > latest
-            && let Some(before_step) = self.before_step
+        if let Some((offset_ns, last)) = self.before_step
+            && (ns > latest || ns < i128::from(last.as_ns()))
         {
-            ns = by(before_step);
+            ns = by(offset_ns);
         }
         MonoTime::from_ns(u64::try_from(ns.clamp(0, latest)).unwrap_or(0))
     }
@@ -73,6 +75,15 @@ mod tests {
         clock.measure(at(903, 13));
         assert_eq!(clock.mono(RealTime::from_ns(1002 * SECOND)), MonoTime::from_ns(12 * SECOND));
         assert_eq!(clock.mono(RealTime::from_ns(902 * SECOND)), MonoTime::from_ns(12 * SECOND));
+    }
+
+    #[test]
+    fn a_packet_from_before_a_step_forward_keeps_its_place() {
+        let mut clock = ClockOffset::new(at(1000, 10));
+        clock.measure(at(1002, 12));
+        clock.measure(at(5003, 13));
+        assert_eq!(clock.mono(RealTime::from_ns(1001 * SECOND)), MonoTime::from_ns(11 * SECOND));
+        assert_eq!(clock.mono(RealTime::from_ns(5003 * SECOND)), MonoTime::from_ns(13 * SECOND));
     }
 
     #[test]

@@ -25,7 +25,11 @@ impl Invoker {
         if effective_uid != 0 {
             return None;
         }
-        Some(Self { uid: number("SUDO_UID")?, gid: number("SUDO_GID")?, name: std::env::var("SUDO_USER").ok()? })
+        Some(Self {
+            uid: number("SUDO_UID")?,
+            gid: number("SUDO_GID")?,
+            name: std::env::var("SUDO_USER").ok()?,
+        })
     }
 }
 

@@ -89,7 +89,8 @@ pub struct Progress<'a> {
 impl Progress<'_> {
     /// The processes with the most packets, busiest first.
     pub fn busiest(&self, count: usize) -> Vec<(ProcessIndex, u64)> {
-        let numbered = self.by_process.iter().enumerate().map(|(index, packets)| (ProcessIndex(index as u32), *packets));
+        let numbered =
+            self.by_process.iter().enumerate().map(|(index, packets)| (ProcessIndex(index as u32), *packets));
         let mut busiest: Vec<_> = numbered.filter(|(_, packets)| *packets > 0).collect();
         busiest.sort_by_key(|(index, packets)| (std::cmp::Reverse(*packets), *index));
         busiest.truncate(count);

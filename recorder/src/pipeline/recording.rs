@@ -38,6 +38,10 @@ const CARE_EVERY: Duration = Duration::from_secs(1);
 const MEND_EVERY: Duration = Duration::from_millis(100);
 /// How long packets may come after the command has ended: its last acknowledgements.
 const AFTERMATH: Duration = Duration::from_millis(200);
+/// How long a command that was told to stop is waited for.
+const COMMAND_STOPS: Duration = Duration::from_secs(1);
+/// How long the packets that are in the rings at the end may take to be written.
+const LAST_PACKETS: Duration = Duration::from_secs(10);
 
 /// Runs a recording from beginning to end.
 ///
@@ -146,11 +150,14 @@ impl<'a> Recording<'a> {
 
     /// Starts the command, if there is one; whatever it forks is known to the kernel side from its first moment.
     fn start_command(&mut self) -> Result<(), Error> {
-        let (Some(kernel_side), false) = (&mut self.kernel_side, self.plan.command.is_empty()) else { return Ok(()) };
+        let (Some(kernel_side), false) = (&mut self.kernel_side, self.plan.command.is_empty()) else {
+            return Ok(());
+        };
         kernel_side.track_children()?;
         let child = command::start(&self.plan.command, self.plan.invoker.as_ref());
         kernel_side.stop_tracking_children()?;
-        let name = || self.plan.command.first().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let name =
+            || self.plan.command.first().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         match child {
             Ok(child) => self.command = Some(child),
             Err(source) => {
@@ -184,7 +191,11 @@ impl<'a> Recording<'a> {
     /// Why to stop now, if at all.
     fn ended(&mut self, signals: &Signals) -> Option<Why> {
         if let Some(failure) = &self.failure {
-            return Some(if failure.kind() == io::ErrorKind::BrokenPipe { Why::ReaderGone } else { Why::Failure });
+            return Some(if failure.kind() == io::ErrorKind::BrokenPipe {
+                Why::ReaderGone
+            } else {
+                Why::Failure
+            });
         }
         if let Some(signal) = signals.stop() {
             if let Some(child) = &self.command {
@@ -213,8 +224,7 @@ impl<'a> Recording<'a> {
         if let Err(error) = self.capture.wait(timeout, &[]) {
             self.failure.get_or_insert(error);
         }
-        self.take_events();
-        let (real, _) = now();
+        let real = self.take_events();
         self.write_until(RealTime::from_ns(real.as_ns().saturating_sub(self.hold_back().as_nanos() as u64)));
         self.tell(observer);
         self.flush(self.flushed.plus(self.flush_interval()));
@@ -251,14 +261,14 @@ impl<'a> Recording<'a> {
         }
     }
 
-    /// Takes all events that there are. What happened before is known then, less what was lost.
-    fn take_events(&mut self) {
+    /// Takes all events that there are. What happened before the time that comes back is known then, less what was lost.
+    fn take_events(&mut self) -> RealTime {
         let measured = now();
         self.clock.measure(measured);
-        let (_, mono) = measured;
+        let (real, mono) = measured;
         let Some(kernel_side) = &mut self.kernel_side else {
             self.watermark = mono;
-            return;
+            return real;
         };
         kernel_side.drain(|event| self.attributor.event(event));
         match kernel_side.lost() {
@@ -280,6 +290,7 @@ impl<'a> Recording<'a> {
             self.to_mend = false;
         }
         self.watermark = mono;
+        real
     }
 
     /// Writes the packets up to `deadline`, or the first [`MOST_AT_ONCE`] of them.
@@ -362,7 +373,9 @@ impl<'a> Recording<'a> {
         }
         for event in self.capture.take_events() {
             observer.note(&match event {
-                Event::InterfaceDown { name } => format!("{name} is down; recording goes on when it comes up again"),
+                Event::InterfaceDown { name } => {
+                    format!("{name} is down; recording goes on when it comes up again")
+                }
                 Event::InterfaceUp { name } => format!("{name} is up again"),
                 Event::InterfaceGone { name } => format!("{name} is gone"),
             });
@@ -392,6 +405,10 @@ impl<'a> Recording<'a> {
                 return;
             }
         };
+        if counts.damaged > 0 {
+            let text = format!("the kernel's ring is damaged: {} packets are lost", counts.damaged);
+            self.failure.get_or_insert_with(|| io::Error::other(text));
+        }
         self.statistics.dropped_by_kernel = counts.dropped_by_kernel;
         self.statistics.interfaces.resize(counts.interfaces.len(), InterfaceCounts::default());
         for (ours, theirs) in self.statistics.interfaces.iter_mut().zip(&counts.interfaces) {
@@ -412,24 +429,31 @@ impl<'a> Recording<'a> {
 
     /// Lets nothing further in, writes what is in the rings, ends the file.
     fn end(mut self, why: Why, observer: &mut dyn Observer) -> Result<Finished, Error> {
-        if why == Why::CommandEnded {
-            let until = now().1.plus(AFTERMATH);
-            while self.failure.is_none() && self.watermark < until {
+        let began = now().1;
+        let mut command = self.reap();
+        if matches!(why, Why::Signal(_)) && self.command.is_some() {
+            while command.is_none() && self.failure.is_none() && self.watermark < began.plus(COMMAND_STOPS) {
                 self.round(observer);
+                command = self.reap();
             }
+        }
+        let aftermath = if why == Why::CommandEnded { AFTERMATH } else { Duration::ZERO };
+        while self.failure.is_none() && self.watermark < began.plus(aftermath) {
+            self.round(observer);
         }
         if let Err(error) = self.capture.stop() {
             self.failure.get_or_insert(error);
         }
         self.drain_rings(observer);
         self.count();
-        let command = self.reap();
         self.statistics.end = now().0;
         let statistics = self.statistics;
         let bytes = self.writer.bytes();
         let mut failure = self.failure;
         let finished = match &failure {
-            None => self.writer.finish(&statistics, self.attributor.processes()).map(|output| output.written()),
+            None => {
+                self.writer.finish(&statistics, self.attributor.processes()).map(|output| output.written())
+            }
             Some(_) => Ok(self.writer.get_ref().written()),
         };
         let bytes = finished.unwrap_or_else(|error| {
@@ -451,11 +475,15 @@ impl<'a> Recording<'a> {
 
     /// What is in the rings waits for its owners as everything before did.
     fn drain_rings(&mut self, observer: &mut dyn Observer) {
-        let give_up = now().1.plus(Duration::from_secs(10));
-        while self.failure.is_none() && !self.is_full() && self.watermark < give_up {
+        let give_up = now().1.plus(LAST_PACKETS);
+        while self.failure.is_none() && !self.is_full() {
             self.round(observer);
             match self.capture.counts() {
                 Ok(counts) if counts.waiting == 0 => return,
+                Ok(counts) if self.watermark >= give_up => {
+                    let text = format!("{} packets were still in the ring at the end", counts.waiting);
+                    self.failure = Some(io::Error::other(text));
+                }
                 Ok(_) => {}
                 Err(error) => self.failure = Some(error),
             }
@@ -463,7 +491,6 @@ impl<'a> Recording<'a> {
     }
 
     fn reap(&mut self) -> Option<ExitStatus> {
-        // A command that a signal was passed on to may take its time to end; the recording is complete without it.
         self.command.as_mut().and_then(|child| child.try_wait().ok().flatten())
     }
 }

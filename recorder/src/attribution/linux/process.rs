@@ -47,7 +47,8 @@ impl ProcessDetails {
         if let Some(path) = self.cgroups.get(&news.cgroup_id) {
             return Some(path.clone());
         }
-        let text = std::fs::read_to_string(Path::new("/proc").join(news.pid.to_string()).join("cgroup")).ok()?;
+        let text =
+            std::fs::read_to_string(Path::new("/proc").join(news.pid.to_string()).join("cgroup")).ok()?;
         // cgroups(7): the line of version 2 begins with "0::".
         let path = text.lines().find_map(|line| line.strip_prefix("0::"))?.to_owned();
         self.cgroups.insert(news.cgroup_id, path.clone());
@@ -96,7 +97,11 @@ mod tests {
     #[test]
     fn a_containers_id_is_found_in_its_cgroup() {
         let id = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
-        for path in [format!("/docker/{id}"), format!("/system.slice/docker-{id}.scope"), format!("/k/cri-containerd-{id}.scope/init")] {
+        for path in [
+            format!("/docker/{id}"),
+            format!("/system.slice/docker-{id}.scope"),
+            format!("/k/cri-containerd-{id}.scope/init"),
+        ] {
             assert_eq!(container_id(&path).as_deref(), Some(id), "{path}");
         }
         assert_eq!(container_id("/user.slice/user-0.slice"), None);

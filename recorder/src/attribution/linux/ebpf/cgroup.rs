@@ -13,7 +13,7 @@ use super::sys;
 ///
 /// Looks into the mount table first: it may be at /sys/fs/cgroup, at /sys/fs/cgroup/unified, or elsewhere. Where it is
 /// not mounted at all it is opened without mounting it anywhere, so nothing is left behind.
-pub fn open_root() -> io::Result<(OwnedFd, Option<PathBuf>)> {
+pub(super) fn open_root() -> io::Result<(OwnedFd, Option<PathBuf>)> {
     if let Some(mount_point) = mount_point() {
         let root = File::open(&mount_point)?;
         return Ok((root.into(), Some(mount_point)));

@@ -57,7 +57,7 @@ const fn hook(program: &'static str, hook: &'static str, need: Need, tells: &'st
 }
 
 /// All programs, in the order in which they are attached: who owns a socket is known before its packets are seen.
-pub const HOOKS: [Hook; 20] = [
+pub(super) const HOOKS: [Hook; 20] = [
     hook("sock_create", "cgroup/sock_create", Need::Base, "who creates a socket"),
     hook("sock_release", "cgroup/sock_release", Need::Base, "when a socket is closed"),
     hook("post_bind4", "cgroup/post_bind4", Need::Follow, "from when on an IPv4 socket can receive"),

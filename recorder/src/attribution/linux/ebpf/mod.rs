@@ -10,8 +10,8 @@ use std::io;
 use aya::maps::{Array, HashMap, MapData, MapError, RingBuf};
 use aya::{Btf, Ebpf, EbpfLoader};
 use recorder_shared::{
-    Control, KIND_CLOSE, KIND_FLOW, KIND_LISTEN, KIND_USE, Offsets, PROCESS_TRACKED, ProcessEvent,
-    SocketEvent, address_to_bytes,
+    CONTROL_EPOCH, CONTROL_LOST, KIND_CLOSE, KIND_FLOW, KIND_LISTEN, KIND_USE, Offsets, PROCESS_TRACKED,
+    ProcessEvent, SocketEvent, address_to_bytes,
 };
 
 use self::sys::Wire;
@@ -72,7 +72,8 @@ pub struct KernelSide {
     // Owns the programs and their links; never read again.
     _ebpf: Ebpf,
     events: RingBuf<MapData>,
-    control: Array<MapData, Wire<Control>>,
+    control: Array<MapData, u64>,
+    epoch: u64,
     tracked: HashMap<MapData, u32, u64>,
     reports: Vec<Report>,
 }
@@ -81,11 +82,11 @@ impl KernelSide {
     /// Loads and attaches the programs; `follow_descendants` adds what a recorded command needs.
     ///
     /// # Errors
-    /// If a base program cannot be attached. What is refused of the others is told by [`Self::reports`].
+    /// If a base program cannot be attached, or the one that follows descendants where they are asked for. What is refused of the others is told by [`Self::reports`].
     pub fn attach(follow_descendants: bool) -> Result<Self, EbpfError> {
         let kernel_side = Self::attach_what_works(follow_descendants)?;
         for Report { hook, state } in &kernel_side.reports {
-            if let (Need::Base, State::Refused(why)) = (hook.need, state) {
+            if let (Need::Base | Need::Descendants, State::Refused(why)) = (hook.need, state) {
                 return Err(EbpfError::Base { hook: hook.hook, why: why.clone() });
             }
         }
@@ -116,12 +117,13 @@ impl KernelSide {
             .override_global("TASK_BTF", &task_btf, true)
             .load(OBJECT)
             .map_err(|error| EbpfError::Load(chain(&error)))?;
-        let mut control: Array<_, Wire<Control>> = Array::try_from(map(&mut ebpf, "CONTROL")?)?;
-        control.set(0, Wire(Control { lost: 0, epoch: 1, reserved: 0 }), 0)?;
+        let mut control: Array<_, u64> = Array::try_from(map(&mut ebpf, "CONTROL")?)?;
+        let epoch = 1;
+        control.set(CONTROL_EPOCH, epoch, 0)?;
         let events = RingBuf::try_from(map(&mut ebpf, "EVENTS")?)?;
         let tracked = HashMap::try_from(map(&mut ebpf, "TRACKED")?)?;
         let reports = hooks::attach_all(&mut ebpf, site);
-        Ok(Self { _ebpf: ebpf, events, control, tracked, reports })
+        Ok(Self { _ebpf: ebpf, events, control, epoch, tracked, reports })
     }
 
     fn works(&self) -> bool {
@@ -133,8 +135,7 @@ impl KernelSide {
         &self.reports
     }
 
-    /// Takes all events out of the ring that were in it when the call began, in the order in which they happened or
-    /// nearly so.
+    /// Takes all events out of the ring, in the order in which they happened or nearly so.
     pub fn drain(&mut self, mut deliver: impl FnMut(Event)) {
         while let Some(bytes) = self.events.next() {
             if let Some(event) = parse(&bytes) {
@@ -145,15 +146,13 @@ impl KernelSide {
 
     /// How many events the ring could not take, since the start.
     pub fn lost(&self) -> Result<u64, EbpfError> {
-        Ok(self.control.get(&0, 0)?.0.lost)
+        Ok(self.control.get(&CONTROL_LOST, 0)?)
     }
 
     /// Has every socket and process announced anew when it is next used, which mends what a loss left unknown.
     pub fn announce_anew(&mut self) -> Result<(), EbpfError> {
-        let Wire(control) = self.control.get(&0, 0)?;
-        // Between the read and the write the kernel side may count a loss that is then forgotten; the caller raises the
-        // epoch only after it has seen a loss, so it is known that there was one.
-        self.control.set(0, Wire(Control { epoch: control.epoch.wrapping_add(1).max(1), ..control }), 0)?;
+        self.epoch += 1;
+        self.control.set(CONTROL_EPOCH, self.epoch, 0)?;
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-use recorder_shared::{Control, Offsets, ProcessEvent, SocketEvent};
+use recorder_shared::{Offsets, ProcessEvent, SocketEvent};
 
 /// Opens a file system's root directory without mounting it anywhere (fsopen(2), fsmount(2); Linux 5.2).
 pub(super) fn open_unmounted(file_system: &str) -> io::Result<OwnedFd> {
@@ -33,7 +33,7 @@ fn owned(result: libc::c_long) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
-/// `CLOCK_MONOTONIC` and `CLOCK_REALTIME` now, in nanoseconds.
+/// The time of this clock now, in nanoseconds.
 pub(crate) fn clock_ns(clock: libc::clockid_t) -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `now` is a timespec that outlives the call; the clocks asked for exist on every Linux.
@@ -66,5 +66,3 @@ pub(super) struct Wire<T>(pub T);
 
 // SAFETY: `Offsets` is made of u32 only: no padding, every bit pattern valid.
 unsafe impl aya::Pod for Wire<Offsets> {}
-// SAFETY: `Control` is made of integers only, and its padding has a name.
-unsafe impl aya::Pod for Wire<Control> {}
