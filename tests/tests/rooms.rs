@@ -7,9 +7,14 @@ use recorder_tests::rooms::{
 };
 
 /// Where `unsafe` may stand, and why.
-const UNSAFE: [&str; 2] = [
-    "tests/src/bin/traffic/sys.rs", // fork, null-address accept, AF_PACKET: what std has no word for
-    "tests/src/sys.rs",             // setns, wait4, kill
+const UNSAFE: [&str; 7] = [
+    "recorder/src/attribution/linux/ebpf/sys.rs", // fsopen, clocks, the words of the kernel side read from bytes
+    "recorder/src/pipeline/command.rs", // becoming the user who called sudo between fork and exec; kill
+    "recorder/src/source/linux/mapping.rs", // the mapped ring
+    "recorder/src/source/linux/sys.rs", // AF_PACKET sockets, their options, netlink
+    "recorder/tests/live_source.rs",    // unshare and raw sockets
+    "tests/src/bin/traffic/sys.rs",     // fork, null-address accept, AF_PACKET: what std has no word for
+    "tests/src/sys.rs",                 // setns, wait4, kill
 ];
 
 fn source(path: &str, text: &str) -> Source {
