@@ -100,12 +100,25 @@ struct Hold {
     listener: Option<Cookie>,
     /// The socket itself; for an incoming connection only once somebody has accepted it.
     socket: Option<Cookie>,
-    /// When another SYN came before anybody accepted: from then on it may be about another connection.
-    contested: Option<MonoTime>,
+    /// When the socket was accepted.
+    accepted: MonoTime,
+    /// Whether this may be another connection's socket.
+    doubt: Doubt,
     /// When a SYN was seen that began another connection, if this one was closed by then.
     reopened: Option<MonoTime>,
     /// Whether it waits to be forgotten.
     fades: bool,
+}
+
+/// News of an accept do not tell which of several connections of one flow was accepted: one that was reset while it
+/// waited, or another one that followed it. One listener's connections are accepted in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Doubt {
+    None,
+    /// Until all of them are accepted.
+    UntilAccepted,
+    /// They came in through different listeners, and there is no order among these.
+    Lasting,
 }
 
 /// What will be forgotten.
@@ -312,45 +325,51 @@ impl Join {
             known.from = known.from.min(news.at);
             return;
         }
-        let last = holds.iter_mut().rev().find(|hold| hold.netns == news.netns);
-        let mut new = Hold::new(news, None, Some(news.cookie));
-        match last {
-            Some(last) if last.is_accepted_by(news) => {
-                last.socket = Some(news.cookie);
-                last.confirmed = last.confirmed.max(news.at);
-                return;
+        let mut here = holds.iter_mut().filter(|hold| hold.netns == news.netns);
+        let accepted = match here.next_back() {
+            Some(last) if last.doubt != Doubt::None && last.is_accepted_by(news) => {
+                here.find(|hold| hold.doubt != Doubt::None && hold.is_accepted_by(news)).or(Some(last))
             }
-            // The first of two connections was accepted before; this is the second one.
-            Some(Hold { contested: Some(contested), listener, .. }) if news.at >= *contested => {
-                new.from = *contested;
-                new.listener = *listener;
+            last => last.filter(|last| last.is_accepted_by(news)),
+        };
+        match accepted {
+            Some(accepted) => {
+                accepted.socket = Some(news.cookie);
+                accepted.accepted = news.user.map_or(news.at, |user| user.since);
+                accepted.confirmed = accepted.confirmed.max(news.at);
+                if accepted.doubt != Doubt::None {
+                    order_accepted(holds, news.netns);
+                }
             }
-            _ => {}
+            None => insert_hold(holds, Hold::new(news, None, Some(news.cookie))),
         }
-        insert_hold(holds, new);
     }
 
     fn learn_opening(&mut self, news: &SocketNews) {
         let holds = self.flows.entry(news.flow).or_default();
-        let repeated = holds.iter_mut().rev().find(|hold| {
-            hold.netns == news.netns && hold.socket.is_none() && hold.listener == Some(news.cookie)
-        });
-        match repeated {
-            // Another one of the same flow; nobody can tell which of the two will be accepted.
-            Some(hold) if news.at.since(hold.confirmed) < REPEATED_OPENING => {
-                hold.contested.get_or_insert(news.at);
-                hold.confirmed = hold.confirmed.max(news.at);
+        let mut new = Hold::new(news, Some(news.cookie), None);
+        let waits = |hold: &&mut Hold| hold.netns == news.netns && hold.socket.is_none();
+        // One more may wait to be accepted whose SYN is not known of.
+        if holds.iter().any(|hold| hold.netns == news.netns)
+            && lost_since(&self.losses, news.at.minus(LOSS_SHADOW), news.at)
+        {
+            new.doubt = Doubt::Lasting;
+        }
+        if let Some(last) = holds.iter_mut().rfind(waits) {
+            if last.is_repeated_by(news) && !lost_since(&self.losses, last.confirmed, news.at) {
+                last.confirmed = last.confirmed.max(news.at);
+                return;
             }
-            // The same SYN once more, unless what became of the first was lost.
-            Some(hold) if !lost_since(&self.losses, hold.confirmed, news.at) => {
-                hold.confirmed = hold.confirmed.max(news.at);
-            }
-            _ => {
-                insert_hold(holds, Hold::new(news, Some(news.cookie), None));
-                let until = news.at.plus(UNACCEPTED_LINGER);
-                self.forget_later(UNACCEPTED_LINGER, until, Fading::Unaccepted(news.flow));
+            let is_in_order =
+                last.listener == new.listener && new.doubt != Doubt::Lasting && last.doubt != Doubt::Lasting;
+            new.doubt = if is_in_order { Doubt::UntilAccepted } else { Doubt::Lasting };
+            for hold in holds.iter_mut().filter(waits) {
+                hold.doubt = new.doubt;
             }
         }
+        insert_hold(holds, new);
+        let until = news.at.plus(UNACCEPTED_LINGER);
+        self.forget_later(UNACCEPTED_LINGER, until, Fading::Unaccepted(news.flow));
     }
 
     fn learn_close(&mut self, news: &SocketNews) {
@@ -406,7 +425,9 @@ impl Join {
     fn ask_in_netns(&self, holds: &[Hold], netns: NetNs, question: &Question) -> Answer {
         let mut holds = holds.iter().filter(|hold| hold.netns == netns);
         if question.flow.protocol == Protocol::TCP {
+            let some_wait = holds.clone().any(|hold| hold.doubt != Doubt::None && hold.socket.is_none());
             return match self.connection_at(holds, question) {
+                Some(hold) if hold.is_doubtful(some_wait) => Answer::None(Reason::Ambiguous),
                 Some(hold) => self.owner_of(hold, question),
                 None => Answer::None(Reason::NoSocket),
             };
@@ -478,9 +499,6 @@ impl Join {
         }
         if self.lost_since(hold.confirmed, question.at) || self.lost_before(hold.from, question.at) {
             return Answer::None(Reason::EventsLost);
-        }
-        if hold.is_contested(question) {
-            return Answer::None(Reason::Ambiguous);
         }
         if let Some(cookie) = hold.socket
             && let Some(socket) = self.sockets.get(&cookie)
@@ -589,7 +607,8 @@ impl Hold {
             confirmed: news.at,
             listener,
             socket,
-            contested: None,
+            accepted: news.at,
+            doubt: Doubt::None,
             reopened: None,
             fades: false,
         }
@@ -597,7 +616,7 @@ impl Hold {
 
     /// Whether a packet of a time before the flow was first heard of can be the one by which it was heard of.
     fn can_precede(&self, at: MonoTime) -> bool {
-        self.from.since(at) <= SLACK && self.existed <= at
+        self.from.since(at) <= HOOK_SLACK && self.existed <= at
     }
 
     /// Whether this is the connection that a SYN of this time opens at a listening socket.
@@ -613,10 +632,31 @@ impl Hold {
             && news.user.is_none_or(|user| user.since >= self.from)
     }
 
-    /// Whether the packet may be that of another connection, whose SYN came before this one was accepted.
-    fn is_contested(&self, question: &Question) -> bool {
-        let slack = if question.opens { HOOK_SLACK } else { Duration::ZERO };
-        self.contested.is_some_and(|contested| contested <= question.at.plus(slack))
+    /// Whether it may be another connection's socket, if some connection of the flow still waits to be accepted.
+    fn is_doubtful(&self, some_wait: bool) -> bool {
+        match self.doubt {
+            Doubt::None => false,
+            Doubt::UntilAccepted => some_wait,
+            Doubt::Lasting => true,
+        }
+    }
+
+    /// Whether this is news of the same SYN: nobody accepted yet, and the pause is that of a repetition.
+    fn is_repeated_by(&self, news: &SocketNews) -> bool {
+        let is_late = news.at.since(self.confirmed) >= REPEATED_OPENING;
+        is_late && self.doubt == Doubt::None && self.listener == Some(news.cookie)
+    }
+}
+
+/// Connections are accepted in the order in which they began; the news of it may come in another one.
+fn order_accepted(holds: &mut [Hold], netns: NetNs) {
+    let doubtful =
+        |hold: &&mut Hold| hold.netns == netns && hold.doubt != Doubt::None && hold.socket.is_some();
+    let mut sockets: Vec<_> =
+        holds.iter_mut().filter(doubtful).map(|hold| (hold.accepted, hold.socket, hold.confirmed)).collect();
+    sockets.sort_unstable();
+    for (hold, socket) in holds.iter_mut().filter(doubtful).zip(sockets) {
+        (hold.accepted, hold.socket, hold.confirmed) = socket;
     }
 }
 
