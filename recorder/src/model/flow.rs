@@ -1,6 +1,7 @@
 //! Who talks to whom: the key by which packets and sockets meet.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// An IP protocol number, as IANA assigns them.
@@ -69,7 +70,7 @@ impl fmt::Display for Endpoint {
 }
 
 /// A flow as one of its ends sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Flow {
     /// The transport.
     pub protocol: Protocol,
@@ -83,6 +84,19 @@ impl Flow {
     /// The same flow as the other end sees it.
     pub const fn reversed(self) -> Self {
         Self { protocol: self.protocol, local: self.remote, remote: self.local }
+    }
+}
+
+/// Once per packet and end, so in one piece: derived, it would feed the hasher seven.
+impl Hash for Flow {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let mut bytes = [0; 40];
+        bytes[..16].copy_from_slice(&self.local.address);
+        bytes[16..32].copy_from_slice(&self.remote.address);
+        bytes[32..34].copy_from_slice(&self.local.port.to_ne_bytes());
+        bytes[34..36].copy_from_slice(&self.remote.port.to_ne_bytes());
+        bytes[36] = self.protocol.0;
+        state.write(&bytes);
     }
 }
 

@@ -15,14 +15,15 @@ use crate::model::{
     Reception, Statistics,
 };
 
-/// How many encoded bytes gather before they are written, so that a file gets few, large writes.
-const WRITE_THRESHOLD: usize = 1 << 20;
+/// How many encoded bytes gather before they are written: enough for few, large writes, and little enough to be in the
+/// cache still when the kernel copies them.
+const WRITE_THRESHOLD: usize = 256 << 10;
 /// The bytes of an Enhanced Packet Block before the packet's own.
 const PACKET_HEADER: usize = 28;
 
 /// Writes one pcapng file into a `W`.
 ///
-/// Packets gather in a buffer; they reach `W` when 1 MiB has gathered, at [`flush`](Self::flush) and at
+/// Packets gather in a buffer; they reach `W` when 256 KiB have gathered, at [`flush`](Self::flush) and at
 /// [`finish`](Self::finish). A writer that is dropped without `finish` loses what has gathered.
 /// After an error nothing more should be written: how much of the buffer reached `W` is not known.
 #[derive(Debug)]

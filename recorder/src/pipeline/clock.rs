@@ -10,9 +10,10 @@ const STEP: Duration = Duration::from_millis(1);
 /// The offset between the clocks, measured anew in each round, and the one before the last step of the clock.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ClockOffset {
-    offset_ns: i128,
+    /// Real less monotonic time. Nanoseconds since 1970 fit into 63 bits until 2262.
+    offset_ns: i64,
     /// The offset before the last step, and the last measurement that had it.
-    before_step: Option<(i128, MonoTime)>,
+    before_step: Option<(i64, MonoTime)>,
     measured: MonoTime,
 }
 
@@ -25,7 +26,7 @@ impl ClockOffset {
     /// Takes a new measurement.
     pub(super) fn measure(&mut self, (real, mono): (RealTime, MonoTime)) {
         let offset_ns = difference(real, mono);
-        if (offset_ns - self.offset_ns).unsigned_abs() > STEP.as_nanos() {
+        if u128::from((offset_ns - self.offset_ns).unsigned_abs()) > STEP.as_nanos() {
             self.before_step = Some((self.offset_ns, self.measured));
         }
         self.offset_ns = offset_ns;
@@ -36,11 +37,11 @@ impl ClockOffset {
     /// since a packet that was taken is not from the future. A time that the new offset puts before the step or into the
     /// future was taken from the clock as it stood before the step.
     pub(super) fn mono(&self, time: RealTime) -> MonoTime {
-        let by = |offset_ns: i128| i128::from(time.as_ns()) - offset_ns;
-        let latest = i128::from(self.measured.as_ns());
+        let by = |offset_ns: i64| time.as_ns() as i64 - offset_ns;
+        let latest = self.measured.as_ns() as i64;
         let mut ns = by(self.offset_ns);
         if let Some((offset_ns, last)) = self.before_step
-            && (ns > latest || ns < i128::from(last.as_ns()))
+            && (ns > latest || ns < last.as_ns() as i64)
         {
             ns = by(offset_ns);
         }
@@ -48,8 +49,8 @@ impl ClockOffset {
     }
 }
 
-fn difference(real: RealTime, mono: MonoTime) -> i128 {
-    i128::from(real.as_ns()) - i128::from(mono.as_ns())
+fn difference(real: RealTime, mono: MonoTime) -> i64 {
+    real.as_ns() as i64 - mono.as_ns() as i64
 }
 
 #[cfg(test)]
