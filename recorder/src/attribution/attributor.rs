@@ -37,8 +37,8 @@ pub struct Attributor {
     tracked: HashSet<ProcessIndex>,
     details: ProcessDetails,
     netns: NetNs,
-    /// Sorted: a search among few is quicker than a hash.
-    local_addresses: Vec<[u8; 16]>,
+    /// As numbers, sorted: a search among few is quicker than a hash.
+    local_addresses: Vec<u128>,
     fragments: Fragments,
 }
 
@@ -94,7 +94,7 @@ impl Attributor {
     /// The addresses of this host, as far as they are known: they tell what merely passes through.
     pub fn set_local_addresses(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
         self.local_addresses =
-            addresses.into_iter().map(|address| Endpoint::new(address, 0).address).collect();
+            addresses.into_iter().map(|address| number(Endpoint::new(address, 0))).collect();
         self.local_addresses.sort_unstable();
     }
 
@@ -213,7 +213,7 @@ impl Attributor {
     }
 
     fn is_local(&self, end: Endpoint) -> bool {
-        self.local_addresses.binary_search(&end.address).is_ok()
+        self.local_addresses.binary_search(&number(end)).is_ok()
     }
 
     /// Neither address is ours, and neither means "whoever listens".
@@ -227,6 +227,11 @@ impl Attributor {
             IpAddr::V6(v6) => !v6.is_multicast(),
         }
     }
+}
+
+/// An address as one number.
+const fn number(end: Endpoint) -> u128 {
+    u128::from_be_bytes(end.address)
 }
 
 /// Whether this is the first packet of a TCP connection: SYN without ACK.

@@ -21,7 +21,7 @@ use crate::source::{self, Capture, Event, InterfaceOrigin, SETTLING, Selection};
 /// The longest wait between two looks at the events and the signals.
 const ROUND: Duration = Duration::from_millis(20);
 /// The shortest: below it the loop would cost more than it saves.
-const SHORTEST_ROUND: Duration = Duration::from_millis(2);
+const SHORTEST_ROUND: Duration = Duration::from_millis(5);
 /// The most packets written between two looks at the events, so that their ring does not overflow meanwhile.
 const MOST_AT_ONCE: usize = 8192;
 /// How full the ring may be before packets are held back for a shorter time than the join would like.
