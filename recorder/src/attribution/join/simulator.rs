@@ -12,7 +12,8 @@ use super::super::event::{Cookie, Happening, NetNs, ProcessId, SocketNews, User}
 use super::*;
 use crate::model::Endpoint;
 
-const SEEDS: [u64; 4] = [1, 2, 3, 4];
+const SEEDS: [u64; 24] =
+    [11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34];
 const ACTIONS: u32 = 1200;
 const US: u64 = 1_000;
 const MS: u64 = 1_000_000;
