@@ -178,7 +178,7 @@ impl Join {
             for hold in holds.iter_mut().filter(|hold| hold.from <= at) {
                 let closed = closed_at(&self.sockets, hold);
                 // The first one after the close counts, for those who ask late.
-                if !hold.reopened.is_some_and(|known| closed.is_some_and(|closed| closed <= known)) {
+                if hold.reopened.is_none_or(|known| closed.is_none_or(|closed| closed > known)) {
                     hold.reopened = Some(at);
                 }
             }
