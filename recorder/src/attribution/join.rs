@@ -23,6 +23,9 @@ pub const SLACK: Duration = Duration::from_millis(50);
 const HOOK_SLACK: Duration = Duration::from_millis(1);
 /// A SYN that comes so soon after another one is a new connection's; the same one is repeated after a second.
 const REPEATED_OPENING: Duration = Duration::from_millis(900);
+/// How long a connection that was reset is expected to wait for its accept: so long it may be taken for the next one of
+/// its flow.
+const QUEUE_SLACK: Duration = Duration::from_millis(250);
 /// How long a closed TCP connection is remembered: the kernel still answers for it (TIME_WAIT, 60 s, and the last
 /// retransmissions before it).
 const TCP_LINGER: Duration = Duration::from_secs(120);
@@ -119,6 +122,8 @@ enum Doubt {
     UntilAccepted,
     /// They came in through different listeners, and there is no order among these.
     Lasting,
+    /// Events were lost: one more may have been waiting.
+    Lost,
 }
 
 /// What will be forgotten.
@@ -351,20 +356,19 @@ impl Join {
         let waits = |hold: &&mut Hold| hold.netns == news.netns && hold.socket.is_none();
         // One more may wait to be accepted whose SYN is not known of.
         if holds.iter().any(|hold| hold.netns == news.netns)
-            && lost_since(&self.losses, news.at.minus(LOSS_SHADOW), news.at)
+            && lost_since(&self.losses, news.at.minus(QUEUE_SLACK), news.at)
         {
-            new.doubt = Doubt::Lasting;
+            new.doubt = Doubt::Lost;
         }
         if let Some(last) = holds.iter_mut().rfind(waits) {
-            if last.is_repeated_by(news) && !lost_since(&self.losses, last.confirmed, news.at) {
+            let is_in_order =
+                last.listener == new.listener && new.doubt == Doubt::None && last.doubt != Doubt::Lasting;
+            if !last.is_repeated_by(news) {
+                new.doubt = if is_in_order { Doubt::UntilAccepted } else { Doubt::Lasting };
+                holds.iter_mut().filter(waits).for_each(|hold| hold.doubt = new.doubt);
+            } else if !lost_since(&self.losses, last.confirmed, news.at) {
                 last.confirmed = last.confirmed.max(news.at);
                 return;
-            }
-            let is_in_order =
-                last.listener == new.listener && new.doubt != Doubt::Lasting && last.doubt != Doubt::Lasting;
-            new.doubt = if is_in_order { Doubt::UntilAccepted } else { Doubt::Lasting };
-            for hold in holds.iter_mut().filter(waits) {
-                hold.doubt = new.doubt;
             }
         }
         insert_hold(holds, new);
@@ -398,7 +402,11 @@ impl Join {
                 return Answer::None(Reason::Ambiguous);
             };
             *free = Some(hold.netns);
-            let here = self.ask_in_netns(holds, hold.netns, question);
+            let mut here = self.ask_in_netns(holds, hold.netns, question);
+            // A rival that is known from other times may be there now.
+            if here == Answer::None(Reason::NoSocket) && self.is_in_shadow(question.at) {
+                here = Answer::None(Reason::EventsLost);
+            }
             answer = Some(match answer {
                 None => here,
                 Some(before) => merge(before, here),
@@ -412,8 +420,7 @@ impl Join {
 
     /// No socket is known. That may be the truth, or not known yet, or the fault of a loss.
     fn nobody(&self, question: &Question) -> Answer {
-        let shadow = (question.at.minus(LOSS_SHADOW), question.at.plus(SLACK));
-        if self.losses.iter().rev().any(|(from, to)| *from <= shadow.1 && *to >= shadow.0) {
+        if self.is_in_shadow(question.at) {
             Answer::None(Reason::EventsLost)
         } else if question.waited < SLACK && (!question.sent || question.waited.is_zero()) {
             Answer::None(Reason::TooLate)
@@ -422,11 +429,16 @@ impl Join {
         }
     }
 
+    fn is_in_shadow(&self, at: MonoTime) -> bool {
+        last_loss(&self.losses, at.plus(SLACK)).is_some_and(|end| end >= at.minus(LOSS_SHADOW))
+    }
+
     fn ask_in_netns(&self, holds: &[Hold], netns: NetNs, question: &Question) -> Answer {
         let mut holds = holds.iter().filter(|hold| hold.netns == netns);
         if question.flow.protocol == Protocol::TCP {
             let some_wait = holds.clone().any(|hold| hold.doubt != Doubt::None && hold.socket.is_none());
             return match self.connection_at(holds, question) {
+                Some(hold) if hold.doubt == Doubt::Lost => Answer::None(Reason::EventsLost),
                 Some(hold) if hold.is_doubtful(some_wait) => Answer::None(Reason::Ambiguous),
                 Some(hold) => self.owner_of(hold, question),
                 None => Answer::None(Reason::NoSocket),
@@ -546,14 +558,20 @@ impl Join {
 
     /// Whether something was lost between the packet and the later time from which on it is known who has what.
     fn lost_before(&self, known_from: MonoTime, at: MonoTime) -> bool {
-        at < known_from && self.losses.iter().rev().any(|(from, to)| *from <= known_from && *to >= at)
+        at < known_from && last_loss(&self.losses, known_from).is_some_and(|end| end >= at)
     }
 }
 
 /// Whether what was last heard at one time may have changed until the packet, by an event that was lost. The event can
 /// be later than its packet.
 fn lost_since(losses: &VecDeque<(MonoTime, MonoTime)>, confirmed: MonoTime, at: MonoTime) -> bool {
-    losses.iter().rev().any(|(from, to)| from.minus(HOOK_SLACK) <= at && *to > confirmed)
+    last_loss(losses, at.plus(HOOK_SLACK)).is_some_and(|end| end > confirmed)
+}
+
+/// The end of the last loss that began by this time. Losses are in order, so that all earlier ones ended before.
+fn last_loss(losses: &VecDeque<(MonoTime, MonoTime)>, by: MonoTime) -> Option<MonoTime> {
+    let begun = losses.partition_point(|(from, _)| *from <= by);
+    losses.get(begun.checked_sub(1)?).map(|(_, to)| *to)
 }
 
 fn closed_at(sockets: &HashMap<Cookie, SocketState>, hold: &Hold) -> Option<MonoTime> {
@@ -637,7 +655,7 @@ impl Hold {
         match self.doubt {
             Doubt::None => false,
             Doubt::UntilAccepted => some_wait,
-            Doubt::Lasting => true,
+            Doubt::Lasting | Doubt::Lost => true,
         }
     }
 

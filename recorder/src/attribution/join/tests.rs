@@ -1,1 +1,622 @@
+use std::net::{IpAddr, Ipv4Addr};
 
+use super::super::event::{Cookie, Happening, NetNs, ProcessId, SocketNews, User};
+use super::*;
+use crate::model::Endpoint;
+
+const NOBODY: Answer = Answer::None(Reason::NoSocket);
+const LOST: Answer = Answer::None(Reason::EventsLost);
+const AMBIGUOUS: Answer = Answer::None(Reason::Ambiguous);
+const LATE: Answer = Answer::None(Reason::TooLate);
+
+/// Microseconds after a start that is long after boot.
+fn us(us: u64) -> MonoTime {
+    MonoTime::from_ns(1_000_000_000_000 + us * 1000)
+}
+
+fn ms(ms: u64) -> MonoTime {
+    us(ms * 1000)
+}
+
+fn end(host: u8, port: u16) -> Endpoint {
+    Endpoint::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, host)), port)
+}
+
+fn tcp(own_port: u16, port: u16) -> Flow {
+    Flow { protocol: Protocol::TCP, local: end(1, own_port), remote: end(2, port) }
+}
+
+fn udp(own_port: u16, port: u16) -> Flow {
+    Flow { protocol: Protocol::UDP, local: end(1, own_port), remote: end(2, port) }
+}
+
+/// As the socket itself has it: unconnected.
+fn bound(flow: Flow) -> Flow {
+    Flow { local: end(0, flow.local.port), remote: end(0, 0), ..flow }
+}
+
+/// A socket that is used by a process since some time.
+#[derive(Clone, Copy)]
+struct Socket {
+    cookie: u64,
+    flow: Flow,
+    user: u64,
+    tid: u32,
+    since: MonoTime,
+    existed: MonoTime,
+    netns: u32,
+}
+
+fn socket(cookie: u64, flow: Flow, user: u64, since: MonoTime) -> Socket {
+    Socket { cookie, flow, user, tid: 1, since, existed: since, netns: 1 }
+}
+
+impl Socket {
+    fn used_by(self, user: u64, since: MonoTime) -> Self {
+        Self { user, since, ..self }
+    }
+
+    fn says(&self, happening: Happening, flow: Flow, at: MonoTime) -> SocketNews {
+        let user = User { process: ProcessId(self.user), tid: self.tid, since: self.since };
+        SocketNews {
+            happening,
+            at,
+            cookie: Cookie(self.cookie),
+            netns: NetNs(self.netns),
+            flow,
+            user: (self.user != 0).then_some(user),
+            existed: self.existed,
+        }
+    }
+
+    fn has_flow(&self, at: MonoTime) -> SocketNews {
+        self.says(Happening::HasFlow, self.flow, at)
+    }
+
+    fn is_used(&self, at: MonoTime) -> SocketNews {
+        self.says(Happening::IsUsed, self.flow, at)
+    }
+
+    fn is_opened(&self, flow: Flow, at: MonoTime) -> SocketNews {
+        self.says(Happening::IsOpened, flow, at)
+    }
+
+    fn is_closed(&self, at: MonoTime) -> SocketNews {
+        self.says(Happening::IsClosed, self.flow, at)
+    }
+}
+
+fn join(events: &[SocketNews]) -> Join {
+    let mut join = Join::default();
+    for event in events {
+        join.event(event);
+    }
+    join
+}
+
+fn about(flow: Flow, at: MonoTime) -> Question {
+    Question { flow, at, sent: true, opens: false, only_netns: None, waited: SLACK }
+}
+
+fn sent(join: &Join, flow: Flow, at: MonoTime) -> Answer {
+    join.ask(&about(flow, at))
+}
+
+fn received(join: &Join, flow: Flow, at: MonoTime) -> Answer {
+    join.ask(&Question { sent: false, ..about(flow, at) })
+}
+
+fn syn_received(join: &Join, flow: Flow, at: MonoTime) -> Answer {
+    join.ask(&Question { sent: false, opens: true, ..about(flow, at) })
+}
+
+fn owner(process: u64) -> Answer {
+    Answer::Owner(ProcessId(process), 1, Found::Socket)
+}
+
+fn by_listener(process: u64) -> Answer {
+    Answer::Owner(ProcessId(process), 0, Found::Listener)
+}
+
+// ---- TCP ----
+
+#[test]
+fn a_client_is_named_from_its_syn_to_its_last_ack() {
+    let flow = tcp(40_000, 80);
+    let client = socket(1, flow, 7, ms(0));
+    let join = join(&[client.has_flow(ms(1)), client.is_closed(ms(20))]);
+    let syn = Question { opens: true, ..about(flow, us(1001)) };
+    assert_eq!(join.ask(&syn), owner(7));
+    assert_eq!(received(&join, flow, ms(10)), owner(7));
+    assert_eq!(sent(&join, flow, us(20_100)), owner(7), "FIN");
+    assert_eq!(sent(&join, flow, ms(60_000)), owner(7), "an ACK out of TIME_WAIT");
+    assert_eq!(sent(&join, flow, ms(140_100)), NOBODY);
+    assert_eq!(sent(&join, flow.reversed(), ms(10)), NOBODY, "the other end is another socket");
+}
+
+fn listener(user: u64) -> Socket {
+    socket(100, bound(tcp(80, 0)), user, ms(0))
+}
+
+#[test]
+fn an_accepted_connection_belongs_to_the_process_that_accepted_it_from_its_syn_on() {
+    let flow = tcp(80, 40_000);
+    let accepted = Socket { existed: MonoTime::default(), ..socket(2, flow, 8, ms(30)) };
+    let join = join(&[listener(7).is_opened(flow, us(1010)), accepted.is_used(ms(30))]);
+    assert_eq!(syn_received(&join, flow, ms(1)), owner(8));
+    assert_eq!(sent(&join, flow, us(1020)), owner(8));
+    assert_eq!(received(&join, flow, ms(40)), owner(8));
+}
+
+#[test]
+fn a_connection_that_nobody_accepts_is_the_listeners_if_only_one_process_used_it() {
+    let flow = tcp(80, 40_000);
+    let join = join(&[listener(7).is_opened(flow, us(1010))]);
+    assert_eq!(syn_received(&join, flow, ms(1)), by_listener(7));
+    assert_eq!(sent(&join, flow, ms(2)), by_listener(7));
+}
+
+#[test]
+fn a_connection_that_nobody_accepts_is_ambiguous_if_several_processes_used_the_listener() {
+    let flow = tcp(80, 40_000);
+    let join = join(&[listener(7).is_opened(flow, ms(1)), listener(8).used_by(8, ms(2)).is_used(ms(2))]);
+    assert_eq!(received(&join, flow, ms(3)), AMBIGUOUS);
+}
+
+#[test]
+fn nobody_is_named_for_a_connection_that_may_yet_be_accepted() {
+    let flow = tcp(80, 40_000);
+    let join = join(&[listener(7).is_opened(flow, ms(1))]);
+    let early = Question { waited: Duration::from_millis(49), ..about(flow, ms(2)) };
+    assert_eq!(join.ask(&early), LATE);
+}
+
+#[test]
+fn successive_clients_with_one_flow_each_have_their_own_packets() {
+    let flow = tcp(40_000, 80);
+    let (first, second) = (socket(1, flow, 7, ms(0)), socket(2, flow, 8, ms(300)));
+    let join = join(&[first.has_flow(ms(1)), first.is_closed(ms(200)), second.has_flow(ms(301))]);
+    assert_eq!(sent(&join, flow, ms(100)), owner(7));
+    assert_eq!(sent(&join, flow, ms(250)), owner(7));
+    assert_eq!(sent(&join, flow, ms(301)), owner(8));
+    assert_eq!(received(&join, flow, ms(302)), owner(8));
+}
+
+#[test]
+fn a_syn_that_reaches_the_tap_before_its_event_is_not_the_older_connections() {
+    let flow = tcp(80, 40_000);
+    let (first, second) = (socket(1, flow, 7, ms(2)), socket(2, flow, 8, ms(310)));
+    for is_closed in [true, false] {
+        let mut join = join(&[listener(7).is_opened(flow, ms(1)), first.is_used(ms(2))]);
+        if is_closed {
+            join.event(&first.is_closed(ms(200)));
+        }
+        join.event(&listener(7).is_opened(flow, us(300_020)));
+        join.event(&second.is_used(ms(310)));
+        assert_eq!(syn_received(&join, flow, ms(300)), owner(8), "closed: {is_closed}");
+        assert_eq!(received(&join, flow, us(300_500)), owner(8));
+        assert_eq!(received(&join, flow, ms(150)), owner(7));
+    }
+}
+
+#[test]
+fn a_reset_for_a_closed_port_has_no_sender() {
+    let client = socket(1, tcp(40_000, 80), 7, ms(0));
+    let mut join = join(&[client.has_flow(ms(1))]);
+    join.note_opening(client.flow, ms(1));
+    assert_eq!(sent(&join, client.flow.reversed(), us(1050)), NOBODY);
+    assert_eq!(received(&join, client.flow, us(1050)), owner(7));
+}
+
+#[test]
+fn a_reset_for_a_closed_port_is_not_an_older_connections_that_lingers() {
+    let flow = tcp(80, 40_000);
+    let old = socket(1, flow, 7, ms(2));
+    let mut join = join(&[listener(7).is_opened(flow, ms(1)), old.is_used(ms(2)), old.is_closed(ms(100))]);
+    assert_eq!(sent(&join, flow, ms(200)), owner(7), "its last ACK");
+    join.note_opening(flow.reversed(), ms(300));
+    assert_eq!(syn_received(&join, flow, ms(300)), NOBODY);
+    assert_eq!(sent(&join, flow, us(300_040)), NOBODY);
+    assert_eq!(sent(&join, flow, ms(299)), owner(7), "what was before stays");
+    join.note_opening(flow.reversed(), ms(1300));
+    assert_eq!(sent(&join, flow, ms(400)), NOBODY, "the first SYN counts");
+}
+
+#[test]
+fn the_syn_of_a_connection_does_not_end_it() {
+    let flow = tcp(40_000, 80);
+    let client = socket(1, flow, 7, ms(0));
+    let mut join = join(&[client.has_flow(ms(1))]);
+    join.note_opening(flow, us(1001));
+    join.event(&client.is_closed(ms(20)));
+    assert_eq!(sent(&join, flow, ms(21)), owner(7));
+}
+
+#[test]
+fn a_connection_reset_in_the_queue_and_the_next_one_of_its_flow_are_told_apart_once_both_are_accepted() {
+    let flow = tcp(80, 40_000);
+    let mut join = join(&[listener(7).is_opened(flow, ms(1)), listener(7).is_opened(flow, ms(3))]);
+    assert_eq!(received(&join, flow, ms(4)), AMBIGUOUS);
+    join.event(&socket(2, flow, 8, ms(10)).is_used(ms(10)));
+    assert_eq!(received(&join, flow, ms(4)), AMBIGUOUS);
+    join.event(&socket(3, flow, 9, ms(20)).is_used(ms(20)));
+    assert_eq!(received(&join, flow, ms(2)), owner(8));
+    assert_eq!(received(&join, flow, ms(4)), owner(9));
+}
+
+#[test]
+fn accepts_that_are_told_in_the_wrong_order_are_put_right() {
+    let flow = tcp(80, 40_000);
+    let join = join(&[
+        listener(7).is_opened(flow, ms(1)),
+        listener(7).is_opened(flow, ms(3)),
+        socket(3, flow, 9, us(10_002)).is_used(us(10_002)),
+        socket(2, flow, 8, ms(10)).is_used(ms(10)),
+    ]);
+    assert_eq!(received(&join, flow, ms(2)), owner(8));
+    assert_eq!(received(&join, flow, ms(4)), owner(9));
+}
+
+#[test]
+fn connections_of_one_flow_that_wait_at_different_listeners_stay_ambiguous() {
+    let flow = tcp(80, 40_000);
+    let other = Socket { cookie: 101, ..listener(8) };
+    let join = join(&[
+        listener(7).is_opened(flow, ms(1)),
+        other.is_opened(flow, ms(3)),
+        socket(3, flow, 8, ms(10)).is_used(ms(10)),
+        socket(2, flow, 7, ms(20)).is_used(ms(20)),
+    ]);
+    assert_eq!(received(&join, flow, ms(4)), AMBIGUOUS);
+}
+
+#[test]
+fn a_repeated_syn_is_of_the_same_connection() {
+    let flow = tcp(80, 40_000);
+    let join = join(&[
+        listener(7).is_opened(flow, ms(1)),
+        listener(7).is_opened(flow, ms(1001)),
+        socket(2, flow, 8, ms(1010)).is_used(ms(1010)),
+    ]);
+    assert_eq!(syn_received(&join, flow, ms(1)), owner(8));
+    assert_eq!(received(&join, flow, ms(1005)), owner(8));
+}
+
+#[test]
+fn a_reset_that_takes_the_port_from_a_socket_does_not_invent_a_flow() {
+    let flow = tcp(40_000, 80);
+    let client = socket(1, flow, 7, ms(0));
+    let portless = Flow { local: end(1, 0), ..flow };
+    let mut join = join(&[client.has_flow(ms(1)), client.says(Happening::IsClosed, portless, ms(5))]);
+    assert_eq!(join.size(), (1, 1));
+    assert_eq!(sent(&join, flow, ms(6)), owner(7));
+    join.forget(ms(130_000));
+    assert_eq!(join.size(), (0, 0));
+}
+
+// ---- UDP ----
+
+fn server(cookie: u64, user: u64, since: MonoTime) -> Socket {
+    socket(cookie, udp(53, 50_000), user, since)
+}
+
+fn unbound_close(socket: &Socket, at: MonoTime) -> SocketNews {
+    socket.says(Happening::IsClosed, bound(socket.flow), at)
+}
+
+#[test]
+fn a_server_restarted_on_its_port_leaves_a_gap_without_owner() {
+    let (old, new) = (server(1, 7, ms(0)), server(2, 8, ms(200)));
+    let join = join(&[old.has_flow(ms(1)), unbound_close(&old, ms(100)), new.has_flow(us(210_005))]);
+    let flow = old.flow;
+    assert_eq!(received(&join, flow, ms(50)), owner(7));
+    assert_eq!(received(&join, flow, ms(150)), NOBODY);
+    assert_eq!(received(&join, flow, ms(210)), owner(8), "the tap is before the event");
+    assert_eq!(sent(&join, flow, ms(2101)), owner(8));
+}
+
+#[test]
+fn what_was_sent_before_the_close_and_waited_in_a_queue_is_still_named() {
+    let old = server(1, 7, ms(0));
+    let join = join(&[old.has_flow(ms(1)), unbound_close(&old, ms(100))]);
+    assert_eq!(sent(&join, old.flow, ms(101)), owner(7));
+    assert_eq!(received(&join, old.flow, ms(101)), NOBODY);
+    assert_eq!(sent(&join, old.flow, ms(2101)), NOBODY);
+}
+
+#[test]
+fn just_after_a_restart_a_reply_may_be_either_servers() {
+    let (old, new) = (server(1, 7, ms(0)), server(2, 8, ms(101)));
+    let join = join(&[old.has_flow(ms(1)), unbound_close(&old, ms(100)), new.has_flow(ms(102))]);
+    assert_eq!(sent(&join, old.flow, ms(103)), AMBIGUOUS);
+    assert_eq!(received(&join, old.flow, ms(103)), owner(8));
+}
+
+#[test]
+fn a_packet_before_the_socket_existed_has_no_owner() {
+    let new = server(1, 7, us(10_000));
+    let join = join(&[new.has_flow(us(10_030))]);
+    assert_eq!(received(&join, new.flow, us(9_990)), NOBODY);
+    assert_eq!(received(&join, new.flow, us(10_020)), owner(7));
+}
+
+#[test]
+fn a_packet_long_before_the_first_of_a_flow_was_not_the_sockets() {
+    let new = server(1, 7, ms(0));
+    let join = join(&[new.has_flow(ms(40))]);
+    assert_eq!(received(&join, new.flow, ms(20)), NOBODY, "the socket would have told");
+}
+
+#[test]
+fn a_flow_shared_by_two_processes_sockets_is_ambiguous_and_by_two_of_one_process_is_its() {
+    for (other, answer) in [(8, AMBIGUOUS), (7, owner(7))] {
+        let join = join(&[server(1, 7, ms(0)).has_flow(ms(1)), server(2, other, ms(0)).has_flow(ms(2))]);
+        assert_eq!(received(&join, udp(53, 50_000), ms(3)), answer);
+    }
+}
+
+#[test]
+fn a_multicast_packet_that_several_processes_receive_is_ambiguous_but_its_sender_is_not() {
+    let group = Flow { local: end(224, 5353), ..udp(5353, 5353) };
+    let sender = socket(3, group.reversed(), 9, ms(0));
+    let join = join(&[
+        socket(1, group, 7, ms(0)).has_flow(ms(1)),
+        socket(2, group, 8, ms(0)).has_flow(ms(1)),
+        sender.has_flow(ms(1)),
+    ]);
+    assert_eq!(received(&join, group, ms(2)), AMBIGUOUS);
+    assert_eq!(sent(&join, group.reversed(), ms(2)), owner(9));
+}
+
+#[test]
+fn one_flow_in_two_namespaces_is_ambiguous_unless_the_namespace_is_known() {
+    let here = server(1, 7, ms(0));
+    let there = Socket { netns: 2, ..server(2, 8, ms(0)) };
+    let join = join(&[here.has_flow(ms(1)), there.has_flow(ms(1))]);
+    assert_eq!(sent(&join, here.flow, ms(2)), AMBIGUOUS);
+    for (netns, process) in [(1, 7), (2, 8)] {
+        let question = Question { only_netns: Some(NetNs(netns)), ..about(here.flow, ms(2)) };
+        assert_eq!(join.ask(&question), owner(process));
+    }
+}
+
+// ---- Who uses a socket ----
+
+#[test]
+fn a_socket_handed_over_belongs_to_each_process_in_its_time() {
+    let shared = socket(1, udp(50_000, 53), 7, ms(0));
+    let join = join(&[shared.has_flow(ms(1)), shared.used_by(8, ms(10)).is_used(ms(11))]);
+    assert_eq!(sent(&join, shared.flow, us(9_999)), owner(7));
+    assert_eq!(sent(&join, shared.flow, ms(10)), owner(8), "the packet left before the call returned");
+    assert_eq!(sent(&join, shared.flow, ms(100)), owner(8));
+}
+
+#[test]
+fn a_socket_that_several_threads_use_has_no_thread() {
+    let flow = tcp(40_000, 80);
+    let shared = socket(1, flow, 7, ms(0));
+    let join = join(&[shared.has_flow(ms(1)), Socket { tid: 2, ..shared }.is_used(ms(2))]);
+    assert_eq!(sent(&join, flow, ms(3)), Answer::Owner(ProcessId(7), 0, Found::Socket));
+}
+
+#[test]
+fn events_in_the_wrong_order_tell_the_same() {
+    let shared = socket(1, tcp(40_000, 80), 7, ms(0));
+    let events = [
+        shared.has_flow(ms(1)),
+        shared.used_by(8, ms(10)).is_used(ms(10)),
+        shared.used_by(7, ms(20)).is_used(ms(20)),
+        shared.used_by(9, ms(30)).is_used(ms(30)),
+    ];
+    for order in [[0, 1, 2, 3], [1, 0, 2, 3], [0, 2, 1, 3], [0, 1, 3, 2], [1, 0, 3, 2]] {
+        let join = join(&order.map(|place| events[place]));
+        for (at, process) in [(5, 7), (15, 8), (25, 7), (35, 9)] {
+            assert_eq!(sent(&join, shared.flow, ms(at)), owner(process), "{order:?} at {at}");
+        }
+    }
+}
+
+#[test]
+fn late_news_of_a_second_turn_do_not_confirm_the_first_one() {
+    let shared = socket(1, tcp(40_000, 80), 7, ms(0));
+    let mut join = join(&[
+        shared.has_flow(ms(1)),
+        shared.used_by(8, ms(10)).is_used(ms(10)),
+        shared.used_by(7, ms(20)).is_used(ms(20)),
+        shared.used_by(9, ms(30)).is_used(ms(30)),
+        shared.used_by(7, ms(20)).has_flow(ms(25)),
+    ]);
+    join.lost_between(ms(4), ms(6));
+    assert_eq!(sent(&join, shared.flow, ms(7)), LOST);
+}
+
+// ---- Losses ----
+
+#[test]
+fn after_a_loss_nothing_is_believed_until_it_is_confirmed() {
+    let shared = socket(1, tcp(40_000, 80), 7, ms(0));
+    let mut join = join(&[shared.has_flow(ms(1))]);
+    join.lost_between(ms(10), ms(20));
+    assert_eq!(sent(&join, shared.flow, ms(5)), owner(7), "before the loss");
+    assert_eq!(sent(&join, shared.flow, ms(15)), LOST);
+    assert_eq!(sent(&join, shared.flow, ms(30)), LOST);
+    join.event(&shared.has_flow(ms(40)));
+    assert_eq!(sent(&join, shared.flow, ms(30)), owner(7), "it was the user since before the packet");
+    assert_eq!(sent(&join, shared.flow, ms(50)), owner(7));
+}
+
+#[test]
+fn after_a_loss_another_user_is_believed_from_the_time_it_tells() {
+    let shared = socket(1, tcp(40_000, 80), 7, ms(0));
+    let mut join = join(&[shared.has_flow(ms(1))]);
+    join.lost_between(ms(10), ms(20));
+    join.event(&shared.used_by(8, ms(15)).has_flow(ms(40)));
+    assert_eq!(sent(&join, shared.flow, ms(12)), LOST);
+    assert_eq!(sent(&join, shared.flow, ms(16)), owner(8));
+}
+
+#[test]
+fn a_lost_event_may_be_a_little_later_than_the_packet_that_it_explains() {
+    let shared = socket(1, udp(50_000, 53), 7, ms(0));
+    let mut join = join(&[shared.has_flow(ms(1))]);
+    join.lost_between(ms(10), ms(20));
+    assert_eq!(sent(&join, shared.flow, us(9_500)), LOST);
+}
+
+#[test]
+fn the_first_user_that_is_known_does_not_speak_for_what_was_before_a_loss() {
+    let shared = socket(1, udp(50_000, 53), 8, us(10_900));
+    let mut join = join(&[Socket { existed: ms(0), ..shared }.has_flow(us(10_900))]);
+    join.lost_between(ms(5), us(10_700));
+    assert_eq!(sent(&join, shared.flow, us(10_600)), LOST);
+    assert_eq!(sent(&join, shared.flow, ms(11)), owner(8));
+}
+
+#[test]
+fn an_unknown_flow_near_a_loss_may_owe_that_to_the_loss() {
+    let mut join = Join::default();
+    join.lost_between(ms(1000), ms(1010));
+    assert_eq!(sent(&join, udp(1, 2), ms(1500)), LOST);
+    assert_eq!(sent(&join, udp(1, 2), ms(3000)), NOBODY);
+}
+
+#[test]
+fn a_syn_after_a_lost_accept_is_not_taken_for_the_same_one() {
+    let flow = tcp(80, 40_000);
+    let mut join = join(&[listener(7).is_opened(flow, ms(1))]);
+    join.lost_between(ms(5), ms(15));
+    join.event(&listener(7).is_opened(flow, ms(2000)));
+    join.event(&socket(2, flow, 9, ms(2005)).is_used(ms(2005)));
+    assert_eq!(received(&join, flow, ms(1999)), LOST);
+}
+
+#[test]
+fn an_accept_after_the_loss_of_a_syn_may_be_of_another_connection_of_the_flow() {
+    let flow = tcp(80, 40_000);
+    let old = socket(2, flow, 7, ms(2));
+    let mut join = join(&[listener(7).is_opened(flow, ms(1)), old.is_used(ms(2)), old.is_closed(ms(3))]);
+    join.lost_between(ms(10), ms(20));
+    join.event(&listener(7).is_opened(flow, ms(30)));
+    join.event(&socket(3, flow, 8, ms(35)).is_used(ms(35)));
+    assert_eq!(received(&join, flow, ms(32)), LOST);
+}
+
+#[test]
+fn a_rival_in_another_namespace_may_be_what_was_lost() {
+    let here = server(1, 7, ms(0));
+    let there = Socket { netns: 2, ..server(2, 8, ms(45)) };
+    let mut join = join(&[here.has_flow(ms(1)), there.has_flow(ms(50))]);
+    join.lost_between(ms(10), ms(20));
+    join.event(&here.has_flow(ms(25)));
+    assert_eq!(sent(&join, here.flow, ms(30)), LOST);
+    let question = Question { only_netns: Some(NetNs(1)), ..about(here.flow, ms(30)) };
+    assert_eq!(join.ask(&question), owner(7));
+}
+
+// ---- Waiting ----
+
+#[test]
+fn no_name_is_given_before_the_hooks_behind_the_packet_can_have_run() {
+    let client = socket(1, tcp(40_000, 80), 7, ms(0));
+    let join = join(&[client.has_flow(ms(1))]);
+    for (waited, answer) in [(0, LATE), (999, LATE), (1000, owner(7))] {
+        let question = Question { waited: Duration::from_micros(waited), ..about(client.flow, ms(2)) };
+        assert_eq!(join.ask(&question), answer, "{waited} µs");
+    }
+}
+
+#[test]
+fn an_unknown_receiver_may_become_known_while_the_question_waits() {
+    let question = Question { sent: false, waited: Duration::from_millis(5), ..about(tcp(80, 1), ms(1)) };
+    assert_eq!(Join::default().ask(&question), LATE);
+    assert_eq!(Join::default().ask(&Question { sent: true, ..question }), NOBODY);
+}
+
+// ---- Memory ----
+
+#[test]
+fn connections_that_nobody_accepts_are_forgotten() {
+    let mut join = Join::default();
+    for port in 1..=10_000 {
+        join.event(&listener(7).is_opened(tcp(80, port), us(u64::from(port))));
+    }
+    assert_eq!(join.size(), (10_000, 1));
+    join.forget(ms(10_020));
+    assert_eq!(join.size(), (0, 1));
+}
+
+#[test]
+fn closed_connections_are_forgotten_and_udp_sockets_do_not_wait_for_them() {
+    let mut join = Join::default();
+    for port in 1..=1000 {
+        for (cookie, flow) in [(u64::from(port), tcp(port, 80)), (10_000 + u64::from(port), udp(port, 53))] {
+            let client = socket(cookie, flow, 7, ms(0));
+            join.event(&client.has_flow(ms(1)));
+            join.event(&client.is_closed(ms(2)));
+        }
+    }
+    assert_eq!(join.size(), (2000, 2000));
+    join.forget(ms(2010));
+    assert_eq!(join.size(), (1000, 1000));
+    join.forget(ms(121_000));
+    assert_eq!(join.size(), (0, 0));
+}
+
+#[test]
+fn the_flows_of_a_server_are_forgotten_when_it_has_left_them_but_not_the_one_that_it_has() {
+    let mut join = Join::default();
+    for port in 1..=1000 {
+        join.event(&socket(1, udp(53, port), 7, ms(0)).has_flow(ms(u64::from(port))));
+    }
+    join.forget(ms(1500));
+    assert_eq!(join.size(), (1000, 1));
+    join.forget(ms(60_000));
+    assert_eq!(join.size(), (1, 1));
+    assert_eq!(received(&join, udp(53, 1000), ms(60_000)), owner(7));
+}
+
+#[test]
+fn a_flow_that_a_server_comes_back_to_is_kept() {
+    let (first, second) = (socket(1, udp(53, 1), 7, ms(0)), socket(1, udp(53, 2), 7, ms(0)));
+    let mut join = join(&[first.has_flow(ms(1)), second.has_flow(ms(2)), first.has_flow(ms(3))]);
+    join.forget(ms(5000));
+    assert_eq!(received(&join, first.flow, ms(5000)), owner(7));
+    assert_eq!(join.size(), (1, 1));
+}
+
+#[test]
+fn all_flows_of_a_closed_server_are_forgotten() {
+    let mut join = Join::default();
+    for port in 1..=1000 {
+        join.event(&socket(1, udp(53, port), 7, ms(0)).has_flow(ms(1)));
+    }
+    join.event(&unbound_close(&server(1, 7, ms(0)), ms(2)));
+    join.forget(ms(2010));
+    assert_eq!(join.size(), (0, 0));
+}
+
+#[test]
+fn sockets_whose_close_was_lost_are_forgotten() {
+    let mut join = Join::default();
+    for port in 1..=1000 {
+        join.event(&socket(u64::from(port), tcp(port, 80), 7, ms(0)).has_flow(ms(1)));
+    }
+    join.lost_between(ms(2), ms(10));
+    join.event(&socket(1000, tcp(1000, 80), 7, ms(0)).has_flow(ms(20)));
+    join.forget(ms(2020));
+    assert_eq!(join.size(), (1, 1));
+    assert_eq!(sent(&join, tcp(1000, 80), ms(2020)), owner(7));
+}
+
+#[test]
+fn the_turns_of_a_socket_that_is_handed_to_and_fro_are_forgotten() {
+    let shared = socket(1, tcp(40_000, 80), 7, ms(0));
+    let mut join = join(&[shared.has_flow(ms(1))]);
+    for turn in 1..100_000 {
+        join.event(&shared.used_by(7 + turn % 2, ms(turn)).is_used(ms(turn)));
+    }
+    assert!(join.sockets[&Cookie(1)].uses.len() < 8192);
+    assert_eq!(sent(&join, shared.flow, ms(99_998)), owner(7));
+    assert_eq!(sent(&join, shared.flow, ms(99_999)), owner(8));
+    assert_eq!(sent(&join, shared.flow, ms(5)), NOBODY, "rather none than the first that is left");
+}
