@@ -5,9 +5,9 @@ use aya_ebpf::macros::btf_map;
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 use recorder_shared::{CONTROL_EPOCH, CONTROL_LOST, CONTROL_WORDS, Offsets, Socket};
 
-/// All events, in the order in which they were reserved. 8 MiB hold some 80 000 socket events.
+/// All events, in the order in which they were reserved. 16 MiB hold some 170 000 socket events.
 #[btf_map]
-pub static EVENTS: RingBuf<u8, { 8 << 20 }> = RingBuf::new();
+pub static EVENTS: RingBuf<u8, { 16 << 20 }> = RingBuf::new();
 
 /// What is known of each socket; lives and dies with the socket.
 #[btf_map]

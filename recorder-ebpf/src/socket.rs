@@ -6,7 +6,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_sk_storage_get};
-use recorder_shared::{Address, KIND_CLOSE, KIND_FLOW, KIND_LISTEN, KIND_USE, Socket, SocketEvent, ports};
+use recorder_shared::{Address, KIND_CLOSE, KIND_FLOW, KIND_LISTEN, KIND_USE, SOCKET_DRAINED, Socket, SocketEvent, ports};
 
 use crate::kernel::{netns_of, probe, untyped};
 use crate::maps::{EVENTS, NO_WAKEUP, SOCKETS, count_loss, epoch, offset};
@@ -153,6 +153,8 @@ fn change_user(socket: &mut Socket, sk: *const c_void, user: Current) {
         // Order matters to a reader on another CPU: no thread of the old process with the new process.
         socket.tid = 0;
         socket.since_ns = if socket.suspect == user.process { socket.suspect_ns } else { now };
+        // Settled: a later change of user must not be dated back to this time.
+        socket.suspect = 0;
     } else if socket.tid != user.tid {
         socket.tid = 0;
     }
@@ -231,18 +233,27 @@ pub fn closed(sk: *mut c_void) {
     if socket.ports == 0 && socket.use_epoch == 0 {
         return;
     }
-    let flow = flow_of(untyped(sk), socket.protocol as u8);
-    announce(socket, KIND_CLOSE, now_ns(), &flow);
+    let sk = untyped(sk);
+    // sk_wmem_alloc counts the bytes of all packets under way, and 1 for the socket itself (include/net/sock.h).
+    let drained = probe::<u32>(sk, offset!(sock_wmem_alloc)) <= 1;
+    let flags = if drained { SOCKET_DRAINED } else { 0 };
+    announce_flagged(socket, KIND_CLOSE, flags, now_ns(), &flow_of(sk, socket.protocol as u8));
 }
 
 /// Sends one event about a socket. Whether the ring took it.
 #[inline(always)]
 fn announce(socket: &Socket, kind: u8, at_ns: u64, flow: &Flow) -> bool {
+    announce_flagged(socket, kind, 0, at_ns, flow)
+}
+
+#[inline(always)]
+fn announce_flagged(socket: &Socket, kind: u8, flags: u16, at_ns: u64, flow: &Flow) -> bool {
     let Some(mut entry) = EVENTS.reserve_untyped::<SocketEvent>(0) else {
         count_loss();
         return false;
     };
     let mut event = event_of(kind, at_ns, flow);
+    event.flags = flags;
     event.cookie = socket.cookie;
     event.process = socket.process;
     event.since_ns = socket.since_ns;
@@ -261,7 +272,7 @@ fn event_of(kind: u8, at_ns: u64, flow: &Flow) -> SocketEvent {
         protocol: flow.protocol,
         local_port: flow.local_port,
         remote_port: flow.remote_port,
-        reserved: 0,
+        flags: 0,
         at_ns,
         cookie: 0,
         process: 0,

@@ -19,6 +19,8 @@ pub const KIND_LISTEN: u8 = 2;
 pub const KIND_USE: u8 = 3;
 /// A [`SocketEvent`] of this kind: the socket is closed; its flows are free.
 pub const KIND_CLOSE: u8 = 4;
+/// A [`SocketEvent`] flag at [`KIND_CLOSE`]: nothing that the socket sent is on its way any more.
+pub const SOCKET_DRAINED: u16 = 1;
 /// The kind of a [`ProcessEvent`].
 pub const KIND_PROCESS: u8 = 5;
 
@@ -63,8 +65,8 @@ pub struct SocketEvent {
     pub local_port: u16,
     /// Remote port, host order.
     pub remote_port: u16,
-    /// Always 0.
-    pub reserved: u16,
+    /// The `SOCKET_` flags.
+    pub flags: u16,
     /// When, in nanoseconds of CLOCK_MONOTONIC.
     pub at_ns: u64,
     /// Which socket: the kernel's cookie, never reused.
@@ -194,6 +196,7 @@ pub struct Offsets {
     pub sock_family: u32,
     pub sock_protocol: u32,
     pub sock_type: u32,
+    pub sock_wmem_alloc: u32,
     pub sock_num: u32,
     pub sock_dport: u32,
     pub sock_rcv_saddr: u32,
@@ -213,4 +216,4 @@ const _: () = assert!(offset_of!(ProcessEvent, process) == 8);
 const _: () = assert!(offset_of!(ProcessEvent, comm) == 48);
 const _: () = assert!(offset_of!(ProcessEvent, path) == 64);
 const _: () = assert!(size_of::<Socket>() == 112);
-const _: () = assert!(size_of::<Offsets>() == 31 * 4);
+const _: () = assert!(size_of::<Offsets>() == 32 * 4);

@@ -55,6 +55,8 @@ pub struct SocketNews {
     pub user: Option<User>,
     /// Before this time nothing could reach the socket; boot if it is not known.
     pub existed: MonoTime,
+    /// The socket is closed, and nothing that it sent is on its way any more.
+    pub drained: bool,
 }
 
 /// A process that uses sockets.

@@ -29,6 +29,8 @@ const QUEUE_SLACK: Duration = Duration::from_millis(250);
 /// How long a closed TCP connection is remembered: the kernel still answers for it (TIME_WAIT, 60 s, and the last
 /// retransmissions before it).
 const TCP_LINGER: Duration = Duration::from_secs(120);
+/// How far packet times and event times may be apart, being read from two clocks.
+const CLOCK_ERROR: Duration = Duration::from_micros(200);
 /// How long another closed flow is remembered: its last packets may stand in a queue of the network layer. Also one that
 /// its socket has left for another, because the kernel side tells it again when it comes back.
 const LINGER: Duration = Duration::from_secs(2);
@@ -84,6 +86,8 @@ struct SocketState {
     /// Whether earlier uses were forgotten.
     is_cut: bool,
     closed: Option<MonoTime>,
+    /// When the last packet that it sent, unless over TCP, may have passed the tap.
+    last_sent: MonoTime,
     /// The flow that the kernel side will not tell again before another one or a new epoch.
     flow: Option<Flow>,
     /// When it was last heard of.
@@ -379,6 +383,7 @@ impl Join {
     fn learn_close(&mut self, news: &SocketNews) {
         let socket = self.sockets.entry(news.cookie).or_default();
         socket.closed = Some(news.at);
+        socket.last_sent = news.at.plus(if news.drained { CLOCK_ERROR } else { LINGER });
         if is_whole(news.flow) {
             self.learn_flow(news);
         }
@@ -500,7 +505,10 @@ impl Join {
         match closed_at(&self.sockets, hold) {
             None => true,
             // What was sent may stand in a queue; nothing is received any more.
-            Some(closed) if question.sent => question.at <= closed.plus(LINGER),
+            Some(closed) if question.sent => {
+                let socket = hold.socket.and_then(|cookie| self.sockets.get(&cookie));
+                question.at <= socket.map_or(closed, |socket| socket.last_sent)
+            }
             Some(closed) => question.at <= closed,
         }
     }

@@ -248,6 +248,7 @@ impl World {
             flow,
             user: (kept.process != 0).then_some(user),
             existed: MonoTime::from_ns(kept.existed),
+            drained: false,
         });
         true
     }

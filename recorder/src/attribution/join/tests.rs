@@ -66,6 +66,7 @@ impl Socket {
             flow,
             user: (self.user != 0).then_some(user),
             existed: self.existed,
+            drained: false,
         }
     }
 
@@ -330,6 +331,15 @@ fn just_after_a_restart_a_reply_may_be_either_servers() {
     let join = join(&[old.has_flow(ms(1)), unbound_close(&old, ms(100)), new.has_flow(ms(102))]);
     assert_eq!(sent(&join, old.flow, ms(103)), AMBIGUOUS);
     assert_eq!(received(&join, old.flow, ms(103)), owner(8));
+}
+
+#[test]
+fn after_a_close_with_nothing_under_way_a_reply_is_the_new_servers() {
+    let (old, new) = (server(1, 7, ms(0)), server(2, 8, ms(101)));
+    let close = SocketNews { drained: true, ..unbound_close(&old, ms(100)) };
+    let join = join(&[old.has_flow(ms(1)), close, new.has_flow(ms(102))]);
+    assert_eq!(sent(&join, old.flow, ms(99)), owner(7));
+    assert_eq!(sent(&join, old.flow, ms(103)), owner(8));
 }
 
 #[test]

@@ -60,6 +60,7 @@ impl KernelTypes {
             sock_family: self.offset("sock", "__sk_common.skc_family")?,
             sock_protocol: self.offset("sock", "sk_protocol")?,
             sock_type: self.offset("sock", "sk_type")?,
+            sock_wmem_alloc: self.offset("sock", "sk_wmem_alloc")?,
             sock_num: self.offset("sock", "__sk_common.skc_num")?,
             sock_dport: self.offset("sock", "__sk_common.skc_dport")?,
             sock_rcv_saddr: self.offset("sock", "__sk_common.skc_rcv_saddr")?,
