@@ -1,6 +1,8 @@
 //! Recordings from `samples/`, through the real binary: what it prints of them is what it printed when they were made, and
 //! tshark sees the same packets and the same processes.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
