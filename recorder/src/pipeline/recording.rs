@@ -12,7 +12,7 @@ use crate::attribution::linux::process::ProcessDetails;
 use crate::attribution::linux::{now, own_netns};
 use crate::attribution::{Attributor, Context, join};
 use crate::model::{
-    Attribution, InterfaceCounts, LinkType, MonoTime, Owner, Packet, RealTime, Reason, Statistics,
+    Attribution, Interface, InterfaceCounts, LinkType, MonoTime, Owner, Packet, RealTime, Reason, Statistics,
 };
 use crate::output::Output;
 use crate::pcapng::{SectionInfo, Writer};
@@ -301,11 +301,9 @@ impl<'a> Recording<'a> {
             }
             let Some(arrival) = self.capture.next(deadline) else { return };
             let source::Arrival { packet, interfaces, origins } = arrival;
-            while self.interfaces < interfaces.len() {
-                if let Err(error) = self.writer.add_interface(&interfaces[self.interfaces]) {
-                    self.failure = Some(error);
-                }
-                self.interfaces += 1;
+            if let Err(error) = add_interfaces(&mut self.writer, &mut self.interfaces, interfaces) {
+                self.failure = Some(error);
+                return;
             }
             let id = packet.interface.0 as usize;
             let (Some(interface), Some(origin)) = (interfaces.get(id), origins.get(id)) else { continue };
@@ -317,8 +315,7 @@ impl<'a> Recording<'a> {
                 }
                 None => Attribution::Unknown(Reason::Off),
             };
-            let written = self.statistics.interfaces.len();
-            if id >= written {
+            if id >= self.statistics.interfaces.len() {
                 self.statistics.interfaces.resize(id + 1, InterfaceCounts::default());
             }
             if !self.plan.command.is_empty() && !self.attributor.is_tracked(&attribution) {
@@ -344,11 +341,9 @@ impl<'a> Recording<'a> {
 
     /// Named interfaces stand in the file even if they never see a packet.
     fn add_named_interfaces(&mut self) {
-        for interface in &self.capture.interfaces()[self.interfaces..] {
-            if let Err(error) = self.writer.add_interface(interface) {
-                self.failure = Some(error);
-            }
-            self.interfaces += 1;
+        let known = self.capture.interfaces();
+        if let Err(error) = add_interfaces(&mut self.writer, &mut self.interfaces, known) {
+            self.failure = Some(error);
         }
     }
 
@@ -493,6 +488,15 @@ impl<'a> Recording<'a> {
     fn reap(&mut self) -> Option<ExitStatus> {
         self.command.as_mut().and_then(|child| child.try_wait().ok().flatten())
     }
+}
+
+/// Adds the interfaces that the file does not have yet; `count` is how many it has.
+fn add_interfaces(writer: &mut Writer<Output>, count: &mut usize, known: &[Interface]) -> io::Result<()> {
+    for interface in known.iter().skip(*count) {
+        writer.add_interface(interface)?;
+        *count += 1;
+    }
+    Ok(())
 }
 
 /// What a packet's attribution depends on besides its bytes.

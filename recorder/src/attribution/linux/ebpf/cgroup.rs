@@ -9,16 +9,15 @@ use procfs::process::Process;
 
 use super::sys;
 
-/// The root of the cgroup2 tree, opened; and where it is mounted, if it is.
+/// The root of the cgroup2 tree, opened.
 ///
 /// Looks into the mount table first: it may be at /sys/fs/cgroup, at /sys/fs/cgroup/unified, or elsewhere. Where it is
 /// not mounted at all it is opened without mounting it anywhere, so nothing is left behind.
-pub(super) fn open_root() -> io::Result<(OwnedFd, Option<PathBuf>)> {
+pub(super) fn open_root() -> io::Result<OwnedFd> {
     if let Some(mount_point) = mount_point() {
-        let root = File::open(&mount_point)?;
-        return Ok((root.into(), Some(mount_point)));
+        return Ok(File::open(mount_point)?.into());
     }
-    sys::open_unmounted("cgroup2").map(|root| (root, None))
+    sys::open_unmounted("cgroup2")
 }
 
 /// Where the whole cgroup2 tree is mounted, if it is.

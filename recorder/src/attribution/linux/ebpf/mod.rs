@@ -97,7 +97,7 @@ impl KernelSide {
     pub fn attach_what_works(follow_descendants: bool) -> Result<Self, EbpfError> {
         let types = offsets::KernelTypes::read()?;
         let offsets = Wire(types.offsets()?);
-        let (root, _) = cgroup::open_root().map_err(EbpfError::Cgroup)?;
+        let root = cgroup::open_root().map_err(EbpfError::Cgroup)?;
         let btf = Btf::from_sys_fs().map_err(|error| EbpfError::Load(chain(&error)))?;
         let site = hooks::Site {
             cgroup: std::os::fd::AsFd::as_fd(&root),
