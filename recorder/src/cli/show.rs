@@ -210,17 +210,7 @@ pub(super) mod tests {
     use crate::pcapng::{Annotate, SectionInfo, Writer};
 
     fn process(pid: u32, name: &str) -> Process {
-        Process {
-            pid,
-            name: name.into(),
-            path: Some(format!("/bin/{name}").into()),
-            parent_pid: None,
-            uid: None,
-            start: None,
-            cgroup: None,
-            container: None,
-            command_line: None,
-        }
+        Process { path: Some(format!("/bin/{name}").into()), ..Process::new(pid, name) }
     }
 
     /// From 10.0.0.1:40000 to 10.0.0.2:443, SYN.

@@ -204,17 +204,7 @@ mod tests {
     #[test]
     fn owners_are_spelled_as_in_the_file() {
         let mut table = ProcessTable::default();
-        let named = |name: &str, pid| Process {
-            pid,
-            name: name.into(),
-            path: None,
-            parent_pid: None,
-            uid: None,
-            start: None,
-            cgroup: None,
-            container: None,
-            command_line: None,
-        };
+        let named = |name: &str, pid| Process::new(pid, name);
         let a = Some(Owner { process: table.push(named("a", 1)), tid: 0 });
         let b = Some(Owner { process: table.push(named("\x1b[2J", 2)), tid: 0 });
         let stray = Some(Owner { process: ProcessIndex(9), tid: 0 });

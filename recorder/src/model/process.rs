@@ -38,6 +38,23 @@ pub struct Process {
     pub command_line: Option<Vec<u8>>,
 }
 
+impl Process {
+    /// A process of which only the id and the name are known.
+    pub fn new(pid: u32, name: impl Into<Vec<u8>>) -> Self {
+        Self {
+            pid,
+            name: name.into(),
+            path: None,
+            parent_pid: None,
+            uid: None,
+            start: None,
+            cgroup: None,
+            container: None,
+            command_line: None,
+        }
+    }
+}
+
 /// A position in a [`ProcessTable`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ProcessIndex(pub u32);

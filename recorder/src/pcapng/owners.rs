@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 
 use super::annotation::{Line, NamedProcess};
-use super::process::nameless;
 use crate::model::{
     Attribution, Direction, Found, Owner, Process, ProcessIndex, ProcessKey, ProcessTable, RealTime, Reason,
 };
@@ -86,7 +85,7 @@ impl Owners {
         let named = if self.provisional.contains_key(&with_name) { with_name } else { without_name };
         let provisional = self.provisional.get_mut(&named)?;
         if provisional.is_filled {
-            self.processes.put(provisional.key, Process { name: named.name, ..nameless(named.pid) });
+            self.processes.put(provisional.key, Process::new(named.pid, named.name));
             return None;
         }
         provisional.is_filled = true;
@@ -195,7 +194,7 @@ impl Owners {
         // A file does not hold keys; all that matters is that no two are the same.
         let exec_id = self.provisional.len() as u32;
         let key = ProcessKey { pid: named.pid, start_boottime_ns: 0, exec_id };
-        let index = self.processes.put(key, Process { name: named.name.clone(), ..nameless(named.pid) });
+        let index = self.processes.put(key, Process::new(named.pid, named.name.clone()));
         self.provisional.insert(named, Provisional { index, key, is_filled: false });
         index
     }

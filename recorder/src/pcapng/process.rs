@@ -154,7 +154,7 @@ fn details_option(buffer: &mut Vec<u8>, process: &Process) {
 pub(super) fn read_darwin(body: &[u8], is_big_endian: bool) -> Option<Process> {
     let (pid, options) = body.split_first_chunk::<4>()?;
     let pid = number(*pid, is_big_endian);
-    let mut process = nameless(pid);
+    let mut process = Process::new(pid, Vec::new());
     for (option, value) in Options::new(options, is_big_endian) {
         match option {
             darwin::NAME => process.name = unescape_name(&text(value)),
@@ -181,7 +181,7 @@ pub(super) fn read_custom(body: &[u8], is_big_endian: bool) -> Option<Process> {
     }
     let data = data.get(..u32::from_le_bytes(*length) as usize)?;
     let (pid, options) = data.split_first_chunk::<4>()?;
-    let mut process = nameless(u32::from_le_bytes(*pid));
+    let mut process = Process::new(u32::from_le_bytes(*pid), Vec::new());
     for (option, value) in Options::new(options, false) {
         match option {
             entry::NAME => process.name = unescape_name(&text(value)),
@@ -197,21 +197,6 @@ pub(super) fn read_custom(body: &[u8], is_big_endian: bool) -> Option<Process> {
         }
     }
     Some(process)
-}
-
-/// A process of which only the id is known.
-pub(super) fn nameless(pid: u32) -> Process {
-    Process {
-        pid,
-        name: Vec::new(),
-        path: None,
-        parent_pid: None,
-        uid: None,
-        start: None,
-        cgroup: None,
-        container: None,
-        command_line: None,
-    }
 }
 
 /// Apple's own comments, and those of people, are no JSON of ours: they are left alone.
