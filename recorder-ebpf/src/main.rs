@@ -24,7 +24,7 @@ use aya_ebpf::programs::{
 use crate::kernel::{load, probe};
 use crate::maps::{TRACKED, offset};
 use crate::packet::{ICMP, ICMPV6, TCP, UDP};
-use recorder_shared::Socket;
+use recorder_shared::{KIND_FLOW, KIND_LISTEN};
 use crate::socket::Flow;
 
 /// The verdict of every cgroup program. Anything else would drop traffic or fail a call.
@@ -33,7 +33,11 @@ const PASS: i32 = 1;
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
 const SOCK_RAW: u32 = 3;
-/// `TCP_LISTEN` of include/net/tcp_states.h.
+/// `TCP_SYN_SENT` of include/net/tcp_states.h.
+const SYN_SENT: u32 = 2;
+/// `TCP_CLOSE`.
+const CLOSE: u32 = 7;
+/// `TCP_LISTEN`.
 const LISTEN: u32 = 10;
 
 // ---- Sockets come and go (process context) ----
@@ -43,31 +47,44 @@ const LISTEN: u32 = 10;
 fn sock_create(ctx: SockContext) -> i32 {
     // SAFETY: the context is a socket, valid for the run of the program.
     let (kind, protocol) = unsafe { ((*ctx.sock).type_, (*ctx.sock).protocol) };
-    socket::created(ctx.as_ptr(), socket::cookie(ctx.as_ptr()), kind, protocol);
+    if !is_tcp(kind, protocol) {
+        socket::created(ctx.as_ptr(), socket::cookie(ctx.as_ptr()), kind, protocol);
+    }
     PASS
 }
 
 /// The last descriptor of a socket is closed.
 #[cgroup_sock(sock_release)]
 fn sock_release(ctx: SockContext) -> i32 {
-    // Whoever closes an accepted socket that it never read from is its user all the same, and a FIN is its doing.
-    socket::used(ctx.as_ptr(), || socket::cookie(ctx.as_ptr()));
-    socket::closed(ctx.as_ptr());
+    // SAFETY: the context is a socket, valid for the run of the program.
+    let (kind, protocol, state) = unsafe { ((*ctx.sock).type_, (*ctx.sock).protocol, (*ctx.sock).state) };
+    socket::closed(ctx.as_ptr(), is_tcp(kind, protocol), state == CLOSE);
     PASS
 }
 
 /// A socket is bound to an IPv4 address.
 #[cgroup_sock(post_bind4)]
 fn post_bind4(ctx: SockContext) -> i32 {
-    socket::bound(ctx.as_ptr());
-    PASS
+    bound(&ctx)
 }
 
 /// A socket is bound to an IPv6 address.
 #[cgroup_sock(post_bind6)]
 fn post_bind6(ctx: SockContext) -> i32 {
-    socket::bound(ctx.as_ptr());
+    bound(&ctx)
+}
+
+#[inline(always)]
+fn bound(ctx: &SockContext) -> i32 {
+    // SAFETY: the context is a socket, valid for the run of the program.
+    let (kind, protocol) = unsafe { ((*ctx.sock).type_, (*ctx.sock).protocol) };
+    socket::bound(ctx.as_ptr(), socket::cookie(ctx.as_ptr()), kind, protocol);
     PASS
+}
+
+#[inline(always)]
+fn is_tcp(kind: u32, protocol: u32) -> bool {
+    protocol == u32::from(TCP) && kind != SOCK_RAW
 }
 
 // ---- Packets pass (any context) ----
@@ -98,13 +115,16 @@ fn sent(ctx: &SkBuffContext) {
     if sk.is_null() {
         return;
     }
-    let Some(socket) = socket::find(sk.cast()) else { return };
-    if has_one_flow(socket) && socket.flow_epoch == maps::epoch() {
-        return;
-    }
-    // A handshake's answer has the listener for its socket: not the listener's flow.
     // SAFETY: the pointer is a socket, checked for null.
-    if unsafe { (*sk).state } == LISTEN {
+    match unsafe { (*sk).state } {
+        SYN_SENT => return sent_by_opener(ctx, sk.cast()),
+        // A handshake's answer has the listener for its socket: not the listener's flow.
+        LISTEN => return,
+        _ => {}
+    }
+    let Some(socket) = socket::find(sk.cast()) else { return };
+    // The flow of a connection is told by its SYN and with its user.
+    if is_tcp(socket.kind, socket.protocol) {
         return;
     }
     let Some(headers) = packet::headers(ctx) else { return };
@@ -113,16 +133,16 @@ fn sent(ctx: &SkBuffContext) {
     if socket.kind != SOCK_RAW && u32::from(headers.protocol) != socket.protocol {
         return;
     }
-    if headers.protocol != TCP {
-        socket::suspected(socket);
-    }
+    socket::suspected(socket);
     socket::has_flow(socket, &Flow::sent(&headers));
 }
 
-/// A TCP socket has one flow from connect to connect: once announced, its packets need not be looked into.
 #[inline(always)]
-fn has_one_flow(socket: &Socket) -> bool {
-    socket.protocol == u32::from(TCP) && socket.kind != SOCK_RAW
+fn sent_by_opener(ctx: &SkBuffContext, sk: *mut c_void) {
+    let Some(headers) = packet::headers(ctx) else { return };
+    if headers.protocol == TCP {
+        socket::opened(KIND_FLOW, sk, socket::cookie(ctx.as_ptr()), &Flow::sent(&headers));
+    }
 }
 
 #[inline(always)]
@@ -136,7 +156,7 @@ fn received(ctx: &SkBuffContext) {
         return received_by_listener(ctx, sk.cast());
     }
     let Some(socket) = socket::find(sk.cast()) else { return };
-    if has_one_flow(socket) && socket.flow_epoch == maps::epoch() {
+    if is_tcp(socket.kind, socket.protocol) {
         return;
     }
     // Raw sockets get copies of what belongs to others.
@@ -159,8 +179,7 @@ fn has_flows_of_its_own(protocol: u32) -> bool {
 fn received_by_listener(ctx: &SkBuffContext, sk: *mut c_void) {
     let Some(headers) = packet::headers(ctx) else { return };
     if headers.protocol == TCP && packet::is_tcp_open(ctx, &headers) {
-        let cookie = socket::cookie(ctx.as_ptr());
-        socket::received_open(socket::find(sk), sk, cookie, &Flow::received(&headers));
+        socket::opened(KIND_LISTEN, sk, socket::cookie(ctx.as_ptr()), &Flow::received(&headers));
     }
 }
 
@@ -177,25 +196,29 @@ fn used_by_address_call(ctx: &SockAddrContext) -> i32 {
 }
 
 #[inline(always)]
-fn connects(ctx: &SockAddrContext) -> i32 {
+fn connects_or_accepts(ctx: &SockAddrContext) -> i32 {
     // SAFETY: the context is valid for the run of the program.
-    let sk = unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk };
-    if !sk.is_null() {
-        socket::connects(sk.cast());
+    let (sk, kind, protocol) = unsafe {
+        let call = ctx.sock_addr;
+        ((*call).__bindgen_anon_1.sk, (*call).type_, (*call).protocol)
+    };
+    if sk.is_null() || !is_tcp(kind, protocol) {
+        return used_by_address_call(ctx);
     }
-    used_by_address_call(ctx)
+    socket::used_for_connection(sk.cast(), || socket::cookie(ctx.as_ptr()));
+    PASS
 }
 
 /// connect(2) on an IPv4 socket.
 #[cgroup_sock_addr(connect4)]
 fn connect4(ctx: SockAddrContext) -> i32 {
-    connects(&ctx)
+    connects_or_accepts(&ctx)
 }
 
 /// connect(2) on an IPv6 socket.
 #[cgroup_sock_addr(connect6)]
 fn connect6(ctx: SockAddrContext) -> i32 {
-    connects(&ctx)
+    connects_or_accepts(&ctx)
 }
 
 /// sendto(2) or sendmsg(2) on an unconnected IPv4 UDP socket, before anything is sent.
@@ -225,55 +248,58 @@ fn recvmsg6(ctx: SockAddrContext) -> i32 {
 /// getpeername(2), and accept(2) when it asks for the address: then `sk` is the accepted socket.
 #[cgroup_sock_addr(getpeername4)]
 fn getpeername4(ctx: SockAddrContext) -> i32 {
-    used_by_address_call(&ctx)
+    connects_or_accepts(&ctx)
 }
 
 /// The same for IPv6.
 #[cgroup_sock_addr(getpeername6)]
 fn getpeername6(ctx: SockAddrContext) -> i32 {
-    used_by_address_call(&ctx)
+    connects_or_accepts(&ctx)
 }
 
 /// Any send returns: (sk, result, flags).
 #[btf_tracepoint(function = "sock_send_length")]
 fn sock_send_length(ctx: BtfTracePointContext) -> i32 {
-    used_by_traced_call(ctx.arg(0), ctx.arg(1));
-    0
+    used_by_traced_call(ctx.arg(0), ctx.arg(1))
 }
 
 /// Any receive returns: (sk, result, flags).
 #[btf_tracepoint(function = "sock_recv_length")]
 fn sock_recv_length(ctx: BtfTracePointContext) -> i32 {
-    used_by_traced_call(ctx.arg(0), ctx.arg(1));
-    0
+    used_by_traced_call(ctx.arg(0), ctx.arg(1))
 }
 
 /// A TCP send begins: (sk, msg, skb, size goal). Since 6.16.
 #[btf_tracepoint(function = "tcp_sendmsg_locked")]
 fn tcp_sendmsg_locked(ctx: BtfTracePointContext) -> i32 {
-    used_by_traced_call(ctx.arg(0), 0);
-    0
+    used_by_traced_call(ctx.arg(0), 0)
 }
 
 /// accept(2) took a connection. Before 6.10: (sk, flags, err, kern), returns the new socket.
 #[fexit(function = "inet_csk_accept")]
 fn inet_csk_accept_4(ctx: FExitContext) -> i32 {
-    used_by_traced_call(ctx.arg(4), 0);
-    0
+    accepted(ctx.arg(4))
 }
 
 /// accept(2) took a connection. Since 6.10: (sk, arg), returns the new socket.
 #[fexit(function = "inet_csk_accept")]
 fn inet_csk_accept_2(ctx: FExitContext) -> i32 {
-    used_by_traced_call(ctx.arg(2), 0);
+    accepted(ctx.arg(2))
+}
+
+#[inline(always)]
+fn accepted(sk: *mut c_void) -> i32 {
+    if !sk.is_null() {
+        socket::used_for_connection(sk, || socket::cookie(sk));
+    }
     0
 }
 
 #[inline(always)]
-fn used_by_traced_call(sk: *const c_void, result: i32) {
+fn used_by_traced_call(sk: *const c_void, result: i32) -> i32 {
     // A call that failed moved nothing.
     if sk.is_null() || result < 0 {
-        return;
+        return 0;
     }
     let family = offset!(sock_family);
     // SAFETY: the verifier knows `sk` as a socket, and the offset is that of a u16.
@@ -281,6 +307,7 @@ fn used_by_traced_call(sk: *const c_void, result: i32) {
     if family == AF_INET || family == AF_INET6 {
         socket::used(sk.cast_mut(), || socket::cookie(sk.cast_mut()));
     }
+    0
 }
 
 // ---- The recorded command and its descendants ----

@@ -5,7 +5,7 @@ use core::ffi::c_void;
 use aya_ebpf::helpers::generated::{
     bpf_get_current_cgroup_id, bpf_get_current_task, bpf_get_current_task_btf, bpf_probe_read_kernel_str,
 };
-use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_uid_gid};
+use aya_ebpf::helpers::bpf_get_current_uid_gid;
 use recorder_shared::{KIND_PROCESS, PATH_BYTES, PROCESS_TRACKED, ProcessEvent, process_id};
 
 use crate::kernel::{load, probe};
@@ -35,18 +35,17 @@ pub struct Current {
 /// Only to be believed in hooks that run for a system call of the caller. Elsewhere the current task is a bystander.
 #[inline(always)]
 pub fn current() -> Option<Current> {
-    let pid_tgid = bpf_get_current_pid_tgid();
-    let (start, exec_id) = if has_task_btf() { identity_by_type()? } else { identity_by_probe()? };
-    Some(Current { process: process_id((pid_tgid >> 32) as u32, start, exec_id), tid: pid_tgid as u32 })
+    if has_task_btf() { current_by_type() } else { current_by_probe() }
 }
 
 #[inline(always)]
-fn identity_by_type() -> Option<(u64, u32)> {
+fn current_by_type() -> Option<Current> {
     // SAFETY: the helper has no preconditions.
     let task = unsafe { bpf_get_current_task_btf() };
     let task = task.cast_const().cast::<c_void>();
     let (flags, group_leader) = (offset!(task_flags), offset!(task_group_leader));
     let (start_boottime, self_exec_id) = (offset!(task_start_boottime), offset!(task_self_exec_id));
+    let (tgid, pid) = (offset!(task_tgid), offset!(task_pid));
     // SAFETY: `task` is typed, and the offset is that of a u32.
     let flags: u32 = unsafe { load(task, flags) };
     if flags & PF_KTHREAD != 0 {
@@ -58,17 +57,23 @@ fn identity_by_type() -> Option<(u64, u32)> {
     let start: u64 = unsafe { load(leader, start_boottime) };
     // SAFETY: `task` is typed; the field is a u64 (u32 before 5.7) whose low half is enough, little-endian.
     let exec_id: u32 = unsafe { load(task, self_exec_id) };
-    Some((start, exec_id))
+    // SAFETY: `task` is typed, and the offset is that of a u32.
+    let tgid: u32 = unsafe { load(task, tgid) };
+    // SAFETY: the same.
+    let tid: u32 = unsafe { load(task, pid) };
+    Some(Current { process: process_id(tgid, start, exec_id), tid })
 }
 
 #[inline(always)]
-fn identity_by_probe() -> Option<(u64, u32)> {
+fn current_by_probe() -> Option<Current> {
     let task = current_task();
     if probe::<u32>(task, offset!(task_flags)) & PF_KTHREAD != 0 {
         return None;
     }
     let leader: *const c_void = probe(task, offset!(task_group_leader));
-    Some((probe(leader, offset!(task_start_boottime)), probe(task, offset!(task_self_exec_id))))
+    let (start, exec_id) = (probe(leader, offset!(task_start_boottime)), probe(task, offset!(task_self_exec_id)));
+    let process = process_id(probe(task, offset!(task_tgid)), start, exec_id);
+    Some(Current { process, tid: probe(task, offset!(task_pid)) })
 }
 
 #[inline(always)]

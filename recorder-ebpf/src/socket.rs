@@ -2,19 +2,26 @@
 //!
 //! Two facts are announced, each when it changes and once more in each epoch: who uses the socket, learnt in system
 //! calls; and which flow it has, learnt from packets. Packets cost a look-up and a comparison.
+//!
+//! What is kept costs some 2 µs to make and to free, a twelfth of a whole TCP connection. So of a TCP socket nothing is
+//! kept before it is bound or moves data: until then each of its few events tells all there is to tell. Its flow is told by
+//! its SYN, and by every announcement of its user.
 
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_sk_storage_get};
-use recorder_shared::{Address, KIND_CLOSE, KIND_FLOW, KIND_LISTEN, KIND_USE, SOCKET_DRAINED, Socket, SocketEvent, ports};
+use recorder_shared::{
+    Address, KIND_CLOSE, KIND_FLOW, KIND_USE, SOCKET_DEAD, SOCKET_DRAINED, Socket, SocketEvent, ports,
+};
 
-use crate::kernel::{netns_of, probe, untyped};
+use crate::kernel::{SockHead, probe, untyped};
 use crate::maps::{EVENTS, NO_WAKEUP, SOCKETS, count_loss, epoch, offset};
 use crate::packet::{Headers, TCP, mapped};
 use crate::process::{Current, announce_current, current};
 
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
+const SOCK_STREAM: u32 = 1;
 /// `BPF_SK_STORAGE_GET_F_CREATE`
 const CREATE: u64 = 1;
 
@@ -83,7 +90,7 @@ fn storage<'a>(sk: *mut c_void, flags: u64) -> Option<&'a mut Socket> {
     unsafe { value.cast::<Socket>().as_mut() }
 }
 
-/// A process created the socket.
+/// A process created the socket, which is kept from now on.
 #[inline(always)]
 pub fn created(sk: *mut c_void, cookie: u64, kind: u32, protocol: u32) {
     let Some(user) = current() else { return };
@@ -92,7 +99,7 @@ pub fn created(sk: *mut c_void, cookie: u64, kind: u32, protocol: u32) {
     socket.cookie = cookie;
     socket.since_ns = now;
     socket.existed_ns = now;
-    socket.netns = netns_of(untyped(sk));
+    socket.netns = SockHead::of(sk).netns();
     socket.kind = kind;
     socket.protocol = protocol;
     socket.tid = user.tid;
@@ -106,46 +113,91 @@ pub fn created(sk: *mut c_void, cookie: u64, kind: u32, protocol: u32) {
 
 /// The socket was bound: before this nothing could reach it.
 #[inline(always)]
-pub fn bound(sk: *mut c_void) {
-    if let Some(socket) = find(sk) {
-        if socket.existed_ns != 0 {
-            socket.existed_ns = now_ns();
-        }
+pub fn bound(sk: *mut c_void, cookie: u64, kind: u32, protocol: u32) {
+    match find(sk) {
+        Some(socket) if socket.existed_ns != 0 => socket.existed_ns = now_ns(),
+        Some(_) => {}
+        None => created(sk, cookie, kind, protocol),
     }
 }
 
-/// The socket is about to be connected, perhaps not for the first time: its flow will be another one.
-#[inline(always)]
-pub fn connects(sk: *mut c_void) {
-    if let Some(socket) = find(sk) {
-        socket.flow_epoch = 0;
-    }
-}
-
-/// The current process uses the socket. `cookie` is asked for only when the socket was not known.
+/// The current process uses the socket, which is kept from now on. `cookie` is asked for only when it was not known.
 #[inline(always)]
 pub fn used(sk: *mut c_void, cookie: impl FnOnce() -> u64) {
     let Some(user) = current() else { return };
     let Some(socket) = storage(sk, CREATE) else { return };
-    if socket.process == user.process && socket.use_epoch == epoch() {
-        if socket.tid == user.tid || socket.tid == 0 {
-            return;
-        }
+    if is_told(socket, user) {
+        return;
     }
     if socket.cookie == 0 {
         socket.cookie = cookie();
+        socket.netns = SockHead::of(sk).netns();
         let sk = untyped(sk);
-        socket.netns = netns_of(sk);
-        socket.protocol = u32::from(probe::<u8>(sk, offset!(sock_protocol)));
+        socket.protocol = u32::from(probe::<u16>(sk, offset!(sock_protocol)));
         socket.kind = u32::from(probe::<u16>(sk, offset!(sock_type)));
     }
-    change_user(socket, untyped(sk), user);
+    tell_user(socket, sk, user);
+}
+
+/// The current process connects or accepts the TCP socket, of which nothing needs to be kept for that.
+#[inline(always)]
+pub fn used_for_connection(sk: *mut c_void, cookie: impl FnOnce() -> u64) {
+    let Some(user) = current() else { return };
+    if let Some(socket) = find(sk) {
+        if !is_told(socket, user) {
+            tell_user(socket, sk, user);
+        }
+        return;
+    }
+    if announce_current(user.process) {
+        let (now, head) = (now_ns(), SockHead::of(sk));
+        announce(&unkept(&head, cookie(), user, now), KIND_USE, now, &flow_of(&head, TCP));
+    }
+}
+
+/// What would be kept of a TCP socket of which nothing is kept.
+#[inline(always)]
+fn unkept(head: &SockHead, cookie: u64, user: Current, now: u64) -> Socket {
+    Socket {
+        cookie,
+        process: user.process,
+        since_ns: now,
+        existed_ns: 0,
+        suspect: 0,
+        suspect_ns: 0,
+        local: [0; 2],
+        remote: [0; 2],
+        ports: 0,
+        netns: head.netns(),
+        tid: user.tid,
+        flow_epoch: 0,
+        use_epoch: 0,
+        kind: SOCK_STREAM,
+        protocol: u32::from(TCP),
+    }
+}
+
+/// Whether it was said in this epoch that this is the user.
+#[inline(always)]
+fn is_told(socket: &Socket, user: Current) -> bool {
+    socket.process == user.process
+        && (socket.tid == user.tid || socket.tid == 0)
+        && socket.use_epoch == epoch()
 }
 
 /// Takes note that the user is another one than before, and says so.
 #[inline(always)]
-fn change_user(socket: &mut Socket, sk: *const c_void, user: Current) {
+fn tell_user(socket: &mut Socket, sk: *const c_void, user: Current) {
     let now = now_ns();
+    change_user(socket, user, now);
+    let flow = flow_of(&SockHead::of(sk), socket.protocol as u8);
+    if announce_current(user.process) && announce(socket, KIND_USE, now, &flow) {
+        socket.use_epoch = epoch();
+    }
+}
+
+#[inline(always)]
+fn change_user(socket: &mut Socket, user: Current, now: u64) {
     if socket.process == 0 {
         socket.tid = user.tid;
         socket.since_ns = now;
@@ -159,15 +211,6 @@ fn change_user(socket: &mut Socket, sk: *const c_void, user: Current) {
         socket.tid = 0;
     }
     socket.process = user.process;
-    let flow = flow_of(sk, socket.protocol as u8);
-    if announce_current(user.process) && announce(socket, KIND_USE, now, &flow) {
-        let epoch = epoch();
-        socket.use_epoch = epoch;
-        if flow.protocol == TCP && flow.remote_port != 0 {
-            socket.ports = ports(flow.protocol, flow.local_port, flow.remote_port);
-            socket.flow_epoch = epoch;
-        }
-    }
 }
 
 /// A process other than the user may have sent a packet. Only a suspicion: the current task of a packet can be a
@@ -203,41 +246,50 @@ pub fn has_flow(socket: &mut Socket, flow: &Flow) {
     }
 }
 
-/// A SYN reached the listening socket. `socket` is what is kept of it, if anything.
+/// A SYN of this flow leaves the connecting socket ([`KIND_FLOW`]) or reached the listening one ([`KIND_LISTEN`]).
 #[inline(always)]
-pub fn received_open(socket: Option<&mut Socket>, sk: *const c_void, cookie: u64, flow: &Flow) {
+pub fn opened(kind: u8, sk: *mut c_void, cookie: u64, flow: &Flow) {
     let Some(mut entry) = EVENTS.reserve_untyped::<SocketEvent>(0) else {
         count_loss();
         return;
     };
-    let mut event = event_of(KIND_LISTEN, now_ns(), flow);
+    let now = now_ns();
+    let mut event = event_of(kind, now, flow);
     event.cookie = cookie;
-    match socket {
-        Some(socket) => {
-            event.process = socket.process;
-            event.tid = socket.tid;
-            event.since_ns = socket.since_ns;
-            event.existed_ns = socket.existed_ns;
-            event.netns = socket.netns;
-        }
-        None => event.netns = netns_of(untyped(sk)),
+    if let Some(socket) = find(sk) {
+        event.process = socket.process;
+        event.tid = socket.tid;
+        event.since_ns = socket.since_ns;
+        event.existed_ns = socket.existed_ns;
+        event.netns = socket.netns;
+    } else {
+        // Nobody answers a SYN before it was sent. A listener of which nothing is kept is older than we are.
+        event.existed_ns = if kind == KIND_FLOW { now } else { 0 };
+        event.netns = SockHead::of(sk).netns();
     }
     entry.write(event);
     entry.submit(NO_WAKEUP);
 }
 
-/// The current process closes the socket for good.
+/// The current process closes the socket for good. Whoever closes an accepted socket that it never read from is its
+/// user all the same, and a FIN is its doing.
 #[inline(always)]
-pub fn closed(sk: *mut c_void) {
-    let Some(socket) = find(sk) else { return };
-    if socket.ports == 0 && socket.use_epoch == 0 {
-        return;
+pub fn closed(sk: *mut c_void, is_tcp: bool, is_dead: bool) {
+    let (now, head) = (now_ns(), SockHead::of(sk));
+    let user = current().unwrap_or(Current { process: 0, tid: 0 });
+    let mut socket = match find(sk) {
+        Some(socket) if socket.ports == 0 && socket.use_epoch == 0 => return,
+        Some(socket) => *socket,
+        None if is_tcp => unkept(&head, cookie(sk), user, now),
+        None => return,
+    };
+    if user.process != 0 && announce_current(user.process) {
+        change_user(&mut socket, user, now);
     }
-    let sk = untyped(sk);
     // sk_wmem_alloc counts the bytes of all packets under way, and 1 for the socket itself (include/net/sock.h).
-    let drained = probe::<u32>(sk, offset!(sock_wmem_alloc)) <= 1;
-    let flags = if drained { SOCKET_DRAINED } else { 0 };
-    announce_flagged(socket, KIND_CLOSE, flags, now_ns(), &flow_of(sk, socket.protocol as u8));
+    let drained = !is_tcp && probe::<u32>(untyped(sk), offset!(sock_wmem_alloc)) <= 1;
+    let flags = if drained { SOCKET_DRAINED } else { 0 } | if is_dead { SOCKET_DEAD } else { 0 };
+    announce_flagged(&socket, KIND_CLOSE, flags, now, &flow_of(&head, socket.protocol as u8));
 }
 
 /// Sends one event about a socket. Whether the ring took it.
@@ -285,24 +337,24 @@ fn event_of(kind: u8, at_ns: u64, flow: &Flow) -> SocketEvent {
     }
 }
 
-/// The flow that stands in the socket itself: complete for connected ones, remote port 0 for others. `sk` is untyped.
+/// The flow that stands in the socket itself: complete for connected ones, remote port 0 for others.
 #[inline(always)]
-fn flow_of(sk: *const c_void, protocol: u8) -> Flow {
+fn flow_of(head: &SockHead, protocol: u8) -> Flow {
     let mut flow = Flow {
         local: [0; 2],
         remote: [0; 2],
-        local_port: probe(sk, offset!(sock_num)),
-        remote_port: u16::from_be(probe(sk, offset!(sock_dport))),
+        local_port: head.field(offset!(sock_num)),
+        remote_port: u16::from_be(head.field(offset!(sock_dport))),
         protocol,
     };
-    match probe::<u16>(sk, offset!(sock_family)) {
+    match head.field::<u16>(offset!(sock_family)) {
         AF_INET => {
-            flow.local = mapped(probe(sk, offset!(sock_rcv_saddr)));
-            flow.remote = mapped(probe(sk, offset!(sock_daddr)));
+            flow.local = mapped(head.field(offset!(sock_rcv_saddr)));
+            flow.remote = mapped(head.field(offset!(sock_daddr)));
         }
         AF_INET6 => {
-            flow.local = probe(sk, offset!(sock_v6_rcv_saddr));
-            flow.remote = probe(sk, offset!(sock_v6_daddr));
+            flow.local = head.field(offset!(sock_v6_rcv_saddr));
+            flow.remote = head.field(offset!(sock_v6_daddr));
         }
         _ => {}
     }

@@ -21,6 +21,8 @@ pub const KIND_USE: u8 = 3;
 pub const KIND_CLOSE: u8 = 4;
 /// A [`SocketEvent`] flag at [`KIND_CLOSE`]: nothing that the socket sent is on its way any more.
 pub const SOCKET_DRAINED: u16 = 1;
+/// A [`SocketEvent`] flag at [`KIND_CLOSE`]: its TCP connection had ended before, so that its flow may be another one's.
+pub const SOCKET_DEAD: u16 = 2;
 /// The kind of a [`ProcessEvent`].
 pub const KIND_PROCESS: u8 = 5;
 
@@ -178,6 +180,7 @@ pub struct Offsets {
     pub task_self_exec_id: u32,
     pub task_flags: u32,
     pub task_tgid: u32,
+    pub task_pid: u32,
     pub task_comm: u32,
     pub task_real_parent: u32,
     pub task_mm: u32,
@@ -216,4 +219,4 @@ const _: () = assert!(offset_of!(ProcessEvent, process) == 8);
 const _: () = assert!(offset_of!(ProcessEvent, comm) == 48);
 const _: () = assert!(offset_of!(ProcessEvent, path) == 64);
 const _: () = assert!(size_of::<Socket>() == 112);
-const _: () = assert!(size_of::<Offsets>() == 32 * 4);
+const _: () = assert!(size_of::<Offsets>() == 33 * 4);

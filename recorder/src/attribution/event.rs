@@ -57,6 +57,8 @@ pub struct SocketNews {
     pub existed: MonoTime,
     /// The socket is closed, and nothing that it sent is on its way any more.
     pub drained: bool,
+    /// The socket is closed, and its TCP connection had ended before: the flow may be another one's by now.
+    pub dead: bool,
 }
 
 /// A process that uses sockets.

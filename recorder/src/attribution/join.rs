@@ -359,9 +359,7 @@ impl Join {
         let mut new = Hold::new(news, Some(news.cookie), None);
         let waits = |hold: &&mut Hold| hold.netns == news.netns && hold.socket.is_none();
         // One more may wait to be accepted whose SYN is not known of.
-        if holds.iter().any(|hold| hold.netns == news.netns)
-            && lost_since(&self.losses, news.at.minus(QUEUE_SLACK), news.at)
-        {
+        if lost_since(&self.losses, news.at.minus(QUEUE_SLACK), news.at) {
             new.doubt = Doubt::Lost;
         }
         if let Some(last) = holds.iter_mut().rfind(waits) {
@@ -434,6 +432,11 @@ impl Join {
         }
     }
 
+    /// Whether a SYN was seen in the midst of the connection, and what it opened in another namespace may have been lost.
+    fn may_have_rival(&self, hold: &Hold) -> bool {
+        hold.reopened.is_some_and(|syn| syn > hold.from.plus(HOOK_SLACK) && self.is_in_shadow(syn))
+    }
+
     fn is_in_shadow(&self, at: MonoTime) -> bool {
         last_loss(&self.losses, at.plus(SLACK)).is_some_and(|end| end >= at.minus(LOSS_SHADOW))
     }
@@ -442,10 +445,17 @@ impl Join {
         let mut holds = holds.iter().filter(|hold| hold.netns == netns);
         if question.flow.protocol == Protocol::TCP {
             let some_wait = holds.clone().any(|hold| hold.doubt != Doubt::None && hold.socket.is_none());
-            return match self.connection_at(holds, question) {
+            return match self.connection_at(holds.clone(), question) {
                 Some(hold) if hold.doubt == Doubt::Lost => Answer::None(Reason::EventsLost),
                 Some(hold) if hold.is_doubtful(some_wait) => Answer::None(Reason::Ambiguous),
+                Some(hold) if question.only_netns.is_none() && self.may_have_rival(hold) => {
+                    Answer::None(Reason::EventsLost)
+                }
                 Some(hold) => self.owner_of(hold, question),
+                // Over, by its socket: which may be the socket of another one, that is not.
+                None if holds.any(|hold| hold.from <= question.at && hold.is_doubtful(some_wait)) => {
+                    Answer::None(Reason::Ambiguous)
+                }
                 None => Answer::None(Reason::NoSocket),
             };
         }
@@ -524,11 +534,12 @@ impl Join {
             && let Some(socket) = self.sockets.get(&cookie)
             && let Some(used) = socket.use_at(question.at)
         {
-            // The first user speaks for what came before it: the handshake of the connection that it accepted.
+            // The first user speaks for what came before it: the handshake of the connection that it accepted. Unless an
+            // earlier one was lost.
             let is_doubtful = if question.at >= used.from {
                 self.lost_since(used.confirmed, question.at)
             } else {
-                self.lost_before(used.from, question.at)
+                self.lost_before(used.from, question.at.min(hold.from))
             };
             if is_doubtful {
                 return Answer::None(Reason::EventsLost);
@@ -654,7 +665,7 @@ impl Hold {
     fn is_accepted_by(&self, news: &SocketNews) -> bool {
         self.socket.is_none()
             && self.listener.is_some()
-            && news.happening != Happening::IsClosed
+            && !news.dead
             && news.user.is_none_or(|user| user.since >= self.from)
     }
 

@@ -67,6 +67,7 @@ impl Socket {
             user: (self.user != 0).then_some(user),
             existed: self.existed,
             drained: false,
+            dead: false,
         }
     }
 
@@ -198,6 +199,37 @@ fn a_syn_that_reaches_the_tap_before_its_event_is_not_the_older_connections() {
         assert_eq!(received(&join, flow, us(300_500)), owner(8));
         assert_eq!(received(&join, flow, ms(150)), owner(7));
     }
+}
+
+#[test]
+fn a_connection_that_was_accepted_without_a_word_is_known_from_its_close() {
+    let flow = tcp(40_000, 80);
+    let listener = socket(1, bound(flow.reversed()), 5, ms(0));
+    let accepted = socket(2, flow.reversed(), 9, ms(20));
+    let join = join(&[listener.is_opened(flow.reversed(), ms(10)), accepted.is_closed(ms(20))]);
+    assert_eq!(syn_received(&join, flow.reversed(), ms(10)), owner(9));
+}
+
+#[test]
+fn the_close_of_a_connection_that_was_reset_is_not_the_accept_of_the_next_one() {
+    let flow = tcp(40_000, 80);
+    let listener = socket(1, bound(flow.reversed()), 5, ms(0));
+    let old = socket(2, flow.reversed(), 9, ms(20));
+    let close = SocketNews { dead: true, ..old.is_closed(ms(20)) };
+    let join = join(&[listener.is_opened(flow.reversed(), ms(10)), close]);
+    assert_eq!(syn_received(&join, flow.reversed(), ms(10)), by_listener(5));
+}
+
+#[test]
+fn a_client_whose_connect_was_lost_is_not_named_after_the_one_that_closes_it() {
+    let flow = tcp(40_000, 80);
+    let unknown = socket(1, flow, 0, ms(10));
+    let closer = unknown.used_by(8, ms(500));
+    let mut join = join(&[unknown.has_flow(ms(10))]);
+    join.lost_between(ms(5), ms(15));
+    join.event(&closer.is_closed(ms(500)));
+    assert_eq!(sent(&join, flow, ms(400)), LOST);
+    assert_eq!(sent(&join, flow, ms(501)), owner(8));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use aya::maps::{Array, HashMap, MapData, MapError, RingBuf};
 use aya::{Btf, Ebpf, EbpfLoader};
 use recorder_shared::{
     CONTROL_EPOCH, CONTROL_LOST, KIND_CLOSE, KIND_FLOW, KIND_LISTEN, KIND_USE, Offsets, PROCESS_TRACKED,
-    ProcessEvent, SOCKET_DRAINED, SocketEvent, address_to_bytes,
+    ProcessEvent, SOCKET_DEAD, SOCKET_DRAINED, SocketEvent, address_to_bytes,
 };
 
 use self::sys::Wire;
@@ -199,6 +199,7 @@ fn socket_news(event: &SocketEvent) -> Option<SocketNews> {
         user: (event.process != 0).then_some(user),
         existed: MonoTime::from_ns(event.existed_ns),
         drained: event.flags & SOCKET_DRAINED != 0,
+        dead: event.flags & SOCKET_DEAD != 0,
     })
 }
 

@@ -42,6 +42,7 @@ impl KernelTypes {
             task_self_exec_id: self.offset("task_struct", "self_exec_id")?,
             task_flags: self.offset("task_struct", "flags")?,
             task_tgid: self.offset("task_struct", "tgid")?,
+            task_pid: self.offset("task_struct", "pid")?,
             task_comm: self.offset("task_struct", "comm")?,
             task_real_parent: self.offset("task_struct", "real_parent")?,
             task_mm: self.offset("task_struct", "mm")?,
