@@ -25,7 +25,7 @@ use crate::kernel::{load, probe};
 use crate::maps::{TRACKED, offset};
 use crate::packet::{ICMP, ICMPV6, TCP, UDP};
 use recorder_shared::{KIND_FLOW, KIND_LISTEN};
-use crate::socket::Flow;
+use crate::socket::{Facts, Flow};
 
 /// The verdict of every cgroup program. Anything else would drop traffic or fail a call.
 const PASS: i32 = 1;
@@ -56,9 +56,12 @@ fn sock_create(ctx: SockContext) -> i32 {
 /// The last descriptor of a socket is closed.
 #[cgroup_sock(sock_release)]
 fn sock_release(ctx: SockContext) -> i32 {
-    // SAFETY: the context is a socket, valid for the run of the program.
-    let (kind, protocol, state) = unsafe { ((*ctx.sock).type_, (*ctx.sock).protocol, (*ctx.sock).state) };
-    socket::closed(ctx.as_ptr(), is_tcp(kind, protocol), state == CLOSE);
+    socket::closed(ctx.as_ptr(), || {
+        // SAFETY: the context is a socket, valid for the run of the program.
+        let (kind, protocol, state) =
+            unsafe { ((*ctx.sock).type_, (*ctx.sock).protocol, (*ctx.sock).state) };
+        Facts { is_tcp: is_tcp(kind, protocol), is_dead: state == CLOSE }
+    });
     PASS
 }
 
@@ -198,14 +201,12 @@ fn used_by_address_call(ctx: &SockAddrContext) -> i32 {
 #[inline(always)]
 fn connects_or_accepts(ctx: &SockAddrContext) -> i32 {
     // SAFETY: the context is valid for the run of the program.
-    let (sk, kind, protocol) = unsafe {
-        let call = ctx.sock_addr;
-        ((*call).__bindgen_anon_1.sk, (*call).type_, (*call).protocol)
-    };
-    if sk.is_null() || !is_tcp(kind, protocol) {
-        return used_by_address_call(ctx);
+    let sk = unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk };
+    // SAFETY: the same.
+    let protocol = || unsafe { (*ctx.sock_addr).protocol };
+    if !sk.is_null() {
+        socket::used_for_connection(sk.cast(), protocol, || socket::cookie(ctx.as_ptr()));
     }
-    socket::used_for_connection(sk.cast(), || socket::cookie(ctx.as_ptr()));
     PASS
 }
 
@@ -290,7 +291,7 @@ fn inet_csk_accept_2(ctx: FExitContext) -> i32 {
 #[inline(always)]
 fn accepted(sk: *mut c_void) -> i32 {
     if !sk.is_null() {
-        socket::used_for_connection(sk, || socket::cookie(sk));
+        socket::used_for_connection(sk, || u32::from(TCP), || socket::cookie(sk));
     }
     0
 }

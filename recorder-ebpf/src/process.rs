@@ -16,7 +16,7 @@ const PF_KTHREAD: u32 = 0x0020_0000;
 /// The longest name of a file in a path (`NAME_MAX`), with its NUL.
 const COMPONENT_BYTES: usize = 256;
 /// More directories and mounts than this, and the path loses its beginning.
-const PATH_STEPS: usize = 24;
+const PATH_STEPS: usize = 20;
 
 /// Stands for the start time of the recorder itself, which is in the map only while it forks the command.
 const ANY_START: u64 = 0;

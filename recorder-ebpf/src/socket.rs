@@ -121,77 +121,83 @@ pub fn bound(sk: *mut c_void, cookie: u64, kind: u32, protocol: u32) {
     }
 }
 
-/// The current process uses the socket, which is kept from now on. `cookie` is asked for only when it was not known.
+/// The current process uses the socket, as it may do again and again: so what is told is kept. `cookie` is asked for only
+/// when it was not known.
 #[inline(always)]
 pub fn used(sk: *mut c_void, cookie: impl FnOnce() -> u64) {
     let Some(user) = current() else { return };
     let Some(socket) = storage(sk, CREATE) else { return };
-    if is_told(socket, user) {
+    // The process first: the verifier goes through that once for each way in which it can be reached.
+    if is_told(socket, user) || !announce_current(user.process) {
         return;
     }
+    let head = SockHead::of(sk);
     if socket.cookie == 0 {
         socket.cookie = cookie();
-        socket.netns = SockHead::of(sk).netns();
+        socket.netns = head.netns();
         let sk = untyped(sk);
         socket.protocol = u32::from(probe::<u16>(sk, offset!(sock_protocol)));
         socket.kind = u32::from(probe::<u16>(sk, offset!(sock_type)));
     }
-    tell_user(socket, sk, user);
+    tell_user(socket, &head, user);
 }
 
-/// The current process connects or accepts the TCP socket, of which nothing needs to be kept for that.
+/// The current process connects or accepts: for that nothing needs to be kept.
 #[inline(always)]
-pub fn used_for_connection(sk: *mut c_void, cookie: impl FnOnce() -> u64) {
+pub fn used_for_connection(sk: *mut c_void, protocol: impl FnOnce() -> u32, cookie: impl FnOnce() -> u64) {
     let Some(user) = current() else { return };
-    if let Some(socket) = find(sk) {
-        if !is_told(socket, user) {
-            tell_user(socket, sk, user);
-        }
+    if !announce_current(user.process) {
         return;
     }
-    if announce_current(user.process) {
-        let (now, head) = (now_ns(), SockHead::of(sk));
-        announce(&unkept(&head, cookie(), user, now), KIND_USE, now, &flow_of(&head, TCP));
+    let head = SockHead::of(sk);
+    match find(sk) {
+        Some(socket) if is_told(socket, user) => {}
+        Some(socket) => tell_user(socket, &head, user),
+        None => {
+            let mut socket =
+                Socket { cookie: cookie(), netns: head.netns(), protocol: protocol(), ..UNKEPT };
+            tell_user(&mut socket, &head, user);
+        }
     }
 }
 
-/// What would be kept of a TCP socket of which nothing is kept.
-#[inline(always)]
-fn unkept(head: &SockHead, cookie: u64, user: Current, now: u64) -> Socket {
-    Socket {
-        cookie,
-        process: user.process,
-        since_ns: now,
-        existed_ns: 0,
-        suspect: 0,
-        suspect_ns: 0,
-        local: [0; 2],
-        remote: [0; 2],
-        ports: 0,
-        netns: head.netns(),
-        tid: user.tid,
-        flow_epoch: 0,
-        use_epoch: 0,
-        kind: SOCK_STREAM,
-        protocol: u32::from(TCP),
-    }
-}
+/// A socket of which nothing is kept; most of them are of TCP.
+const UNKEPT: Socket = Socket {
+    cookie: 0,
+    process: 0,
+    since_ns: 0,
+    existed_ns: 0,
+    suspect: 0,
+    suspect_ns: 0,
+    local: [0; 2],
+    remote: [0; 2],
+    ports: 0,
+    netns: 0,
+    tid: 0,
+    flow_epoch: 0,
+    use_epoch: 0,
+    kind: SOCK_STREAM,
+    protocol: TCP as u32,
+};
 
 /// Whether it was said in this epoch that this is the user.
+///
+/// One comparison instead of four: the verifier, which tries all ways that lead on from here, has half as many to try.
 #[inline(always)]
 fn is_told(socket: &Socket, user: Current) -> bool {
-    socket.process == user.process
-        && (socket.tid == user.tid || socket.tid == 0)
-        && socket.use_epoch == epoch()
+    // A product of 32-bit numbers: zero if the thread is the same or several are known to use it.
+    let other_thread = u64::from(socket.tid) * u64::from(socket.tid ^ user.tid);
+    let other = (socket.process ^ user.process) | other_thread | u64::from(socket.use_epoch ^ epoch());
+    // SAFETY: a local variable. Volatile, so that the compiler does not make comparisons of it again.
+    unsafe { core::ptr::read_volatile(&raw const other) == 0 }
 }
 
-/// Takes note that the user is another one than before, and says so.
+/// Takes note that the user, a process that was announced, is another one than before, and says so.
 #[inline(always)]
-fn tell_user(socket: &mut Socket, sk: *const c_void, user: Current) {
+fn tell_user(socket: &mut Socket, head: &SockHead, user: Current) {
     let now = now_ns();
     change_user(socket, user, now);
-    let flow = flow_of(&SockHead::of(sk), socket.protocol as u8);
-    if announce_current(user.process) && announce(socket, KIND_USE, now, &flow) {
+    if announce(socket, KIND_USE, 0, now, &flow_of(head, socket.protocol as u8)) {
         socket.use_epoch = epoch();
     }
 }
@@ -238,7 +244,7 @@ pub fn has_flow(socket: &mut Socket, flow: &Flow) {
     {
         return;
     }
-    if announce(socket, KIND_FLOW, now_ns(), flow) {
+    if announce(socket, KIND_FLOW, 0, now_ns(), flow) {
         socket.local = flow.local;
         socket.remote = flow.remote;
         socket.ports = packed;
@@ -271,35 +277,37 @@ pub fn opened(kind: u8, sk: *mut c_void, cookie: u64, flow: &Flow) {
     entry.submit(NO_WAKEUP);
 }
 
+/// What a closed socket was.
+pub struct Facts {
+    pub is_tcp: bool,
+    /// Its connection had ended before.
+    pub is_dead: bool,
+}
+
 /// The current process closes the socket for good. Whoever closes an accepted socket that it never read from is its
 /// user all the same, and a FIN is its doing.
 #[inline(always)]
-pub fn closed(sk: *mut c_void, is_tcp: bool, is_dead: bool) {
-    let (now, head) = (now_ns(), SockHead::of(sk));
-    let user = current().unwrap_or(Current { process: 0, tid: 0 });
+pub fn closed(sk: *mut c_void, facts: impl FnOnce() -> Facts) {
+    let user = current().filter(|user| announce_current(user.process));
+    let (now, head, Facts { is_tcp, is_dead }) = (now_ns(), SockHead::of(sk), facts());
     let mut socket = match find(sk) {
         Some(socket) if socket.ports == 0 && socket.use_epoch == 0 => return,
         Some(socket) => *socket,
-        None if is_tcp => unkept(&head, cookie(sk), user, now),
+        None if is_tcp => Socket { cookie: cookie(sk), netns: head.netns(), ..UNKEPT },
         None => return,
     };
-    if user.process != 0 && announce_current(user.process) {
+    if let Some(user) = user {
         change_user(&mut socket, user, now);
     }
     // sk_wmem_alloc counts the bytes of all packets under way, and 1 for the socket itself (include/net/sock.h).
     let drained = !is_tcp && probe::<u32>(untyped(sk), offset!(sock_wmem_alloc)) <= 1;
     let flags = if drained { SOCKET_DRAINED } else { 0 } | if is_dead { SOCKET_DEAD } else { 0 };
-    announce_flagged(&socket, KIND_CLOSE, flags, now, &flow_of(&head, socket.protocol as u8));
+    announce(&socket, KIND_CLOSE, flags, now, &flow_of(&head, socket.protocol as u8));
 }
 
 /// Sends one event about a socket. Whether the ring took it.
 #[inline(always)]
-fn announce(socket: &Socket, kind: u8, at_ns: u64, flow: &Flow) -> bool {
-    announce_flagged(socket, kind, 0, at_ns, flow)
-}
-
-#[inline(always)]
-fn announce_flagged(socket: &Socket, kind: u8, flags: u16, at_ns: u64, flow: &Flow) -> bool {
+fn announce(socket: &Socket, kind: u8, flags: u16, at_ns: u64, flow: &Flow) -> bool {
     let Some(mut entry) = EVENTS.reserve_untyped::<SocketEvent>(0) else {
         count_loss();
         return false;

@@ -17,6 +17,9 @@ pub enum OffsetsError {
     /// A field is not where this version of the recorder knows to look.
     #[error("this kernel's struct {0} has no field {1}")]
     NoField(&'static str, &'static str),
+    /// A struct has another name than this version of the recorder knows.
+    #[error("this kernel has no struct {0}")]
+    NoStruct(&'static str),
 }
 
 /// The kernel's type information, as far as it is needed before programs are loaded.
@@ -36,40 +39,49 @@ impl KernelTypes {
 
     /// The offsets that the kernel side is given.
     pub(super) fn offsets(&self) -> Result<Offsets, OffsetsError> {
+        let task = self.find("task_struct")?;
+        let mm = self.find("mm_struct")?;
+        let file = self.find("file")?;
+        let fs = self.find("fs_struct")?;
+        let dentry = self.find("dentry")?;
+        let mount = self.find("mount")?;
+        let vfsmount = self.find("vfsmount")?;
+        let sock = self.find("sock")?;
+        let net = self.find("net")?;
         Ok(Offsets {
-            task_group_leader: self.offset("task_struct", "group_leader")?,
-            task_start_boottime: self.offset("task_struct", "start_boottime")?,
-            task_self_exec_id: self.offset("task_struct", "self_exec_id")?,
-            task_flags: self.offset("task_struct", "flags")?,
-            task_tgid: self.offset("task_struct", "tgid")?,
-            task_pid: self.offset("task_struct", "pid")?,
-            task_comm: self.offset("task_struct", "comm")?,
-            task_real_parent: self.offset("task_struct", "real_parent")?,
-            task_mm: self.offset("task_struct", "mm")?,
-            task_fs: self.offset("task_struct", "fs")?,
-            mm_exe_file: self.offset("mm_struct", "exe_file")?,
-            file_path_mnt: self.offset("file", "f_path.mnt")?,
-            file_path_dentry: self.offset("file", "f_path.dentry")?,
-            fs_root_mnt: self.offset("fs_struct", "root.mnt")?,
-            fs_root_dentry: self.offset("fs_struct", "root.dentry")?,
-            dentry_parent: self.offset("dentry", "d_parent")?,
-            dentry_name: self.offset("dentry", "d_name.name")?,
-            mount_parent: self.offset("mount", "mnt_parent")?,
-            mount_mountpoint: self.offset("mount", "mnt_mountpoint")?,
-            mount_mnt: self.offset("mount", "mnt")?,
-            vfsmount_root: self.offset("vfsmount", "mnt_root")?,
-            sock_family: self.offset("sock", "__sk_common.skc_family")?,
-            sock_protocol: self.offset("sock", "sk_protocol")?,
-            sock_type: self.offset("sock", "sk_type")?,
-            sock_wmem_alloc: self.offset("sock", "sk_wmem_alloc")?,
-            sock_num: self.offset("sock", "__sk_common.skc_num")?,
-            sock_dport: self.offset("sock", "__sk_common.skc_dport")?,
-            sock_rcv_saddr: self.offset("sock", "__sk_common.skc_rcv_saddr")?,
-            sock_daddr: self.offset("sock", "__sk_common.skc_daddr")?,
-            sock_v6_rcv_saddr: self.offset("sock", "__sk_common.skc_v6_rcv_saddr")?,
-            sock_v6_daddr: self.offset("sock", "__sk_common.skc_v6_daddr")?,
-            sock_net: self.offset("sock", "__sk_common.skc_net.net")?,
-            net_inum: self.offset("net", "ns.inum")?,
+            task_group_leader: task.offset("group_leader")?,
+            task_start_boottime: task.offset("start_boottime")?,
+            task_self_exec_id: task.offset("self_exec_id")?,
+            task_flags: task.offset("flags")?,
+            task_tgid: task.offset("tgid")?,
+            task_pid: task.offset("pid")?,
+            task_comm: task.offset("comm")?,
+            task_real_parent: task.offset("real_parent")?,
+            task_mm: task.offset("mm")?,
+            task_fs: task.offset("fs")?,
+            mm_exe_file: mm.offset("exe_file")?,
+            file_path_mnt: file.offset("f_path.mnt")?,
+            file_path_dentry: file.offset("f_path.dentry")?,
+            fs_root_mnt: fs.offset("root.mnt")?,
+            fs_root_dentry: fs.offset("root.dentry")?,
+            dentry_parent: dentry.offset("d_parent")?,
+            dentry_name: dentry.offset("d_name.name")?,
+            mount_parent: mount.offset("mnt_parent")?,
+            mount_mountpoint: mount.offset("mnt_mountpoint")?,
+            mount_mnt: mount.offset("mnt")?,
+            vfsmount_root: vfsmount.offset("mnt_root")?,
+            sock_family: sock.offset("__sk_common.skc_family")?,
+            sock_protocol: sock.offset("sk_protocol")?,
+            sock_type: sock.offset("sk_type")?,
+            sock_wmem_alloc: sock.offset("sk_wmem_alloc")?,
+            sock_num: sock.offset("__sk_common.skc_num")?,
+            sock_dport: sock.offset("__sk_common.skc_dport")?,
+            sock_rcv_saddr: sock.offset("__sk_common.skc_rcv_saddr")?,
+            sock_daddr: sock.offset("__sk_common.skc_daddr")?,
+            sock_v6_rcv_saddr: sock.offset("__sk_common.skc_v6_rcv_saddr")?,
+            sock_v6_daddr: sock.offset("__sk_common.skc_v6_daddr")?,
+            sock_net: sock.offset("__sk_common.skc_net.net")?,
+            net_inum: net.offset("ns.inum")?,
         })
     }
 
@@ -85,13 +97,11 @@ impl KernelTypes {
         })
     }
 
-    /// The offset in bytes of `path` (dots between nested members) in the struct called `name`.
-    fn offset(&self, name: &'static str, path: &'static str) -> Result<u32, OffsetsError> {
-        let missing = || OffsetsError::NoField(name, path);
-        let types = self.btf.resolve_types_by_name(name).map_err(|_| missing())?;
-        let mut structs = types.into_iter().filter(|candidate| matches!(candidate, Type::Struct(_)));
-        let found = structs.find_map(|candidate| self.offset_of_path(&candidate, path));
-        found.ok_or_else(missing)
+    /// The struct called `name`: a search through all types, so each is asked for once.
+    fn find(&self, name: &'static str) -> Result<Struct<'_>, OffsetsError> {
+        let types = self.btf.resolve_types_by_name(name).map_err(|_| OffsetsError::NoStruct(name))?;
+        let candidates = types.into_iter().filter(|candidate| matches!(candidate, Type::Struct(_))).collect();
+        Ok(Struct { types: self, name, candidates })
     }
 
     fn offset_of_path(&self, outer: &Type, path: &str) -> Option<u32> {
@@ -108,11 +118,10 @@ impl KernelTypes {
         let (Type::Struct(outer) | Type::Union(outer)) = outer else { return None };
         outer.members.iter().find_map(|member| {
             let offset = member.bit_offset() / 8;
-            let found = self.resolved(member)?;
             match self.btf.resolve_name(member) {
-                Ok(found_name) if found_name == name => Some((offset, found)),
-                Ok(found_name) if !found_name.is_empty() => None,
-                _ => self.member(&found, name).map(|(inner, found)| (offset + inner, found)),
+                Ok(found) if found == name => Some((offset, self.resolved(member)?)),
+                Ok(found) if !found.is_empty() => None,
+                _ => self.member(&self.resolved(member)?, name).map(|(inner, found)| (offset + inner, found)),
             }
         })
     }
@@ -129,6 +138,22 @@ impl KernelTypes {
                 _ => return Some(found),
             };
         }
+    }
+}
+
+/// A struct of the kernel; several have the same name now and then.
+struct Struct<'a> {
+    types: &'a KernelTypes,
+    name: &'static str,
+    candidates: Vec<Type>,
+}
+
+impl Struct<'_> {
+    /// The offset in bytes of the field at `path` (dots between nested members).
+    fn offset(&self, path: &'static str) -> Result<u32, OffsetsError> {
+        let mut candidates = self.candidates.iter();
+        let found = candidates.find_map(|candidate| self.types.offset_of_path(candidate, path));
+        found.ok_or(OffsetsError::NoField(self.name, path))
     }
 }
 
@@ -156,7 +181,8 @@ mod tests {
             println!("skipped: no {VMLINUX_BTF} here");
             return;
         };
-        let error = types.offset("task_struct", "no_such_field").expect_err("there is no such field");
+        let task = types.find("task_struct").expect("every kernel has tasks");
+        let error = task.offset("no_such_field").expect_err("there is no such field");
         assert_eq!(error.to_string(), "this kernel's struct task_struct has no field no_such_field");
     }
 }
