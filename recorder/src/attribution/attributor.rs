@@ -9,10 +9,11 @@ use super::event::{Event, NetNs, ProcessId, ProcessNews};
 use super::fragments::Fragments;
 use super::join::{Answer, Join, Question};
 use super::linux::process::ProcessDetails;
+use super::memo::{Circumstances, Memo};
 use crate::decode::{self, Decoded, IpPacket, Transport};
 use crate::model::{
-    Attribution, Direction, Endpoint, Found, LinkType, MonoTime, Owner, Packet, ProcessIndex, ProcessKey,
-    ProcessTable, Protocol, Reason,
+    Attribution, Direction, Endpoint, Flow, Found, LinkType, MonoTime, Owner, Packet, ProcessIndex,
+    ProcessKey, ProcessTable, Protocol, Reason,
 };
 
 /// What is known of a packet besides its bytes.
@@ -40,6 +41,9 @@ pub struct Attributor {
     /// As numbers, sorted: a search among few is quicker than a hash.
     local_addresses: Vec<u128>,
     fragments: Fragments,
+    memo: Memo,
+    /// Grows whenever an answer may become another one.
+    knowledge: u64,
 }
 
 /// One end of a packet.
@@ -62,11 +66,15 @@ impl Attributor {
             netns,
             local_addresses: Vec::new(),
             fragments: Fragments::default(),
+            memo: Memo::default(),
+            // More than what the empty memo was made with.
+            knowledge: 1,
         }
     }
 
     /// Takes one event.
     pub fn event(&mut self, event: Event) {
+        self.knowledge += 1;
         match event {
             Event::Socket(news) => self.join.event(&news),
             Event::Process(news) => self.learn_process(&news),
@@ -88,11 +96,13 @@ impl Attributor {
 
     /// Events between these times are not all known.
     pub fn lost_between(&mut self, from: MonoTime, to: MonoTime) {
+        self.knowledge += 1;
         self.join.lost_between(from, to);
     }
 
     /// The addresses of this host, as far as they are known: they tell what merely passes through.
     pub fn set_local_addresses(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
+        self.knowledge += 1;
         self.local_addresses =
             addresses.into_iter().map(|address| number(Endpoint::new(address, 0))).collect();
         self.local_addresses.sort_unstable();
@@ -100,6 +110,7 @@ impl Attributor {
 
     /// Forgets what no packet at or after `now` can ask for.
     pub fn forget(&mut self, now: MonoTime) {
+        self.knowledge += 1;
         self.join.forget(now);
     }
 
@@ -120,19 +131,40 @@ impl Attributor {
     }
 
     /// Who sent and who received this packet. Packets come in the order of their times.
+    #[inline]
     pub fn attribute(&mut self, packet: &Packet<'_>, context: &Context) -> Attribution {
+        let circumstances = Circumstances::new(self.knowledge, context.is_loopback, context.waited);
+        let (Some(plain), Some(circumstances)) =
+            (decode::plain(context.link_type, packet.data), circumstances)
+        else {
+            return self.work_out(packet, context).0;
+        };
+        if let Some(attribution) = self.memo.find(&plain, &circumstances, context.at) {
+            return attribution;
+        }
+        let (attribution, flow) = self.work_out(packet, context);
+        if let Some(flow) = flow {
+            let stands = (context.at, self.join.stands_until(&flow, context.at));
+            self.memo.put(plain, circumstances, stands, attribution);
+        }
+        attribution
+    }
+
+    /// The answer, and the flow that it is for.
+    fn work_out(&mut self, packet: &Packet<'_>, context: &Context) -> (Attribution, Option<Flow>) {
         let Decoded::Ip(mut ip) = decode::packet(context.link_type, packet.data) else {
-            return Attribution::Unknown(Reason::NotIp);
+            return (Attribution::Unknown(Reason::NotIp), None);
         };
         if let Some(fragment) = ip.fragment {
             self.fragments.complete(&mut ip, fragment, context.at);
         }
         if opens_connection(&ip) {
             self.join.note_opening(ip.flow, context.at);
+            self.knowledge += 1;
         }
         let sender = self.end(&ip, context, true);
         let receiver = self.end(&ip, context, false);
-        self.combine(packet, &ip, context, &sender, &receiver)
+        (self.combine(packet, &ip, context, &sender, &receiver), Some(ip.flow))
     }
 
     fn end(&self, ip: &IpPacket, context: &Context, sent: bool) -> End {

@@ -20,7 +20,7 @@ use crate::model::{Flow, Found, MonoTime, Protocol, Reason};
 pub const SLACK: Duration = Duration::from_millis(50);
 /// How long after its packet a hook may run: the ingress hook runs behind the tap, and a send call returns when its
 /// packet has left. No name is given before.
-const HOOK_SLACK: Duration = Duration::from_millis(1);
+pub(super) const HOOK_SLACK: Duration = Duration::from_millis(1);
 /// A SYN that comes so soon after another one is a new connection's; the same one is repeated after a second.
 const REPEATED_OPENING: Duration = Duration::from_millis(900);
 /// How long a connection that was reset is expected to wait for its accept: so long it may be taken for the next one of
@@ -419,6 +419,39 @@ impl Join {
             None | Some(Answer::None(Reason::NoSocket)) => self.nobody(question),
             Some(answer) => answer,
         }
+    }
+
+    /// Until when the answers about both ends of the flow stay what they are at `at`, if nothing new is learnt: the next
+    /// of the times that any answer is compared with.
+    pub fn stands_until(&self, flow: &Flow, at: MonoTime) -> MonoTime {
+        let mut until = MonoTime::from_ns(u64::MAX);
+        let mut consider = |time: MonoTime| {
+            if time > at {
+                until = until.min(time);
+            }
+        };
+        for hold in [*flow, flow.reversed()].iter().filter_map(|flow| self.flows.get(flow)).flatten() {
+            [hold.from.minus(HOOK_SLACK), hold.from, hold.confirmed].into_iter().for_each(&mut consider);
+            hold.reopened.into_iter().for_each(&mut consider);
+            for socket in [hold.socket, hold.listener].into_iter().flatten() {
+                let Some(socket) = self.sockets.get(&socket) else { continue };
+                socket.uses.iter().for_each(|used| consider(used.from));
+                let ends = socket.closed.map(|closed| [closed, closed.plus(TCP_LINGER), socket.last_sent]);
+                ends.into_iter().flatten().for_each(|end| {
+                    consider(end);
+                    // What is asked about includes this very moment.
+                    consider(end.plus(Duration::from_nanos(1)));
+                });
+            }
+        }
+        for (from, to) in &self.losses {
+            let times = [from.minus(SLACK), from.minus(HOOK_SLACK), *from, *to, to.plus(LOSS_SHADOW)];
+            times.into_iter().for_each(|time| {
+                consider(time);
+                consider(time.plus(Duration::from_nanos(1)));
+            });
+        }
+        until
     }
 
     /// No socket is known. That may be the truth, or not known yet, or the fault of a loss.

@@ -10,5 +10,6 @@ mod fragments;
 pub mod join;
 #[cfg(target_os = "linux")]
 pub mod linux;
+mod memo;
 
 pub use attributor::{Attributor, Context};

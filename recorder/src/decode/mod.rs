@@ -21,10 +21,13 @@
 //! - **Cut packets.** What was cut away is not guessed: no ports is port 0, no flags is [`Transport::Other`].
 
 mod ip;
+mod plain;
 
 use etherparse::{EtherType, Ethernet2HeaderSlice, SingleVlanHeaderSlice};
 
 use crate::model::{Flow, LinkType};
+
+pub use plain::{Plain, plain};
 
 /// What the headers of a packet tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

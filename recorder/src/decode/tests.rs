@@ -335,3 +335,70 @@ fn a_tcp_header_cut_before_its_flags_keeps_the_ports() {
     assert_eq!(cut.flow, flow(Protocol::TCP, (A, 40000), (B, 443)));
     assert_eq!(cut.transport, Transport::Other);
 }
+
+// ---- Packets that are told apart without decoding them ----
+
+/// `frame` with its bytes at `at` replaced.
+fn with(frame: &[u8], at: usize, bytes: &[u8]) -> Vec<u8> {
+    let mut frame = frame.to_vec();
+    frame[at..at + bytes.len()].copy_from_slice(bytes);
+    frame
+}
+
+#[test]
+fn packets_of_one_flow_are_the_same_whatever_they_carry() {
+    let ack = with(&TCP, 13, &[0x10]);
+    for (ether_type, [small, large]) in [
+        (0x0800, [ipv4(6, &ack), ipv4(6, &[&ack[..], &[9; 50]].concat())]),
+        (0x86dd, [ipv6(6, &ack), ipv6(6, &[&ack[..], &[9; 50]].concat())]),
+        (0x0800, [ipv4(17, &UDP), ipv4(17, &[&UDP[..], &[9; 50]].concat())]),
+    ] {
+        let on_ethernet = plain(LinkType::ETHERNET, &ethernet_frame(ether_type, &small));
+        assert!(on_ethernet.is_some());
+        assert_eq!(on_ethernet, plain(LinkType::ETHERNET, &ethernet_frame(ether_type, &large)));
+        assert_eq!(on_ethernet, plain(LinkType::RAW_IP, &small), "the link header says nothing of the flow");
+    }
+}
+
+#[test]
+fn whatever_makes_another_flow_makes_another_packet() {
+    let frame = ipv4(17, &UDP);
+    let same = plain(LinkType::RAW_IP, &frame).unwrap();
+    let lengthened = ipv6(17, &UDP);
+    let same_v6 = plain(LinkType::RAW_IP, &lengthened).unwrap();
+    for at in 12..24 {
+        assert_ne!(plain(LinkType::RAW_IP, &with(&frame, at, &[0x77])), Some(same), "byte {at}");
+    }
+    for at in 8..44 {
+        assert_ne!(plain(LinkType::RAW_IP, &with(&lengthened, at, &[0x77])), Some(same_v6), "byte {at}");
+    }
+    let tcp = ipv4(6, &with(&with(&TCP, 13, &[0x10]), 0, &UDP[..4]));
+    assert_ne!(plain(LinkType::RAW_IP, &tcp), Some(same), "the same ports in TCP");
+}
+
+#[test]
+fn what_needs_decoding_is_not_plain() {
+    let (tcp, udp) = (ipv4(6, &with(&TCP, 13, &[0x10])), ipv4(17, &UDP));
+    assert!(plain(LinkType::RAW_IP, &tcp).is_some() && plain(LinkType::RAW_IP, &udp).is_some());
+    let decoded_only = [
+        ("SYN", with(&tcp, 33, &[0x02])),
+        ("RST", with(&tcp, 33, &[0x14])),
+        ("first fragment", with(&udp, 6, &[0x20])),
+        ("later fragment", with(&udp, 7, &[185])),
+        ("options", with(&udp, 0, &[0x46])),
+        ("ICMP", ipv4(1, &ECHO)),
+        ("extension header", ipv6(0, &[&[17, 0, 1, 4, 0, 0, 0, 0][..], &UDP].concat())),
+        ("cut", udp[..23].to_vec()),
+        ("a length of 0", with(&udp, 2, &[0, 0])),
+        ("a length beyond the end", with(&udp, 2, &[0xff, 0xff])),
+    ];
+    for (what, data) in &decoded_only {
+        assert_eq!(plain(LinkType::RAW_IP, data), None, "{what}");
+    }
+    assert_eq!(plain(LinkType::ETHERNET, &ethernet_frame(0x8100, &udp)), None, "a VLAN tag");
+    for length in 0..20 {
+        assert_eq!(plain(LinkType::RAW_IP, &udp[..length]), None);
+        assert_eq!(plain(LinkType::ETHERNET, &ethernet_frame(0x0800, &udp)[..length]), None);
+    }
+    assert_eq!(plain(LinkType::LINUX_SLL2, &udp), None);
+}

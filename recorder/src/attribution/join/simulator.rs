@@ -864,6 +864,18 @@ impl Score {
     }
 }
 
+/// As long as an answer is said to stand, it is the answer.
+fn check_that_it_stands(join: &Join, question: &Question, answer: Answer, random: &mut Random) {
+    let until = join.stands_until(&question.flow, question.at);
+    let last = until.minus(Duration::from_nanos(1));
+    let length = last.since(question.at).as_nanos() as u64;
+    let within = question.at.plus(Duration::from_nanos(random.within(0, length.min(2_000 * MS) + 1)));
+    for at in [within, last] {
+        let later = Question { at, ..*question };
+        assert_eq!(join.ask(&later), answer, "{question:?} stands until {until:?}, but not at {at:?}");
+    }
+}
+
 /// The pipeline: each drain takes the events that have come and asks for the packets that have waited long enough.
 /// What it says of the waiting is true: an event that has not come yet is not known.
 fn replay(world: &World, seed: u64, lateness: u64, hold_back: u64, score: &mut Score) {
@@ -905,6 +917,7 @@ fn replay(world: &World, seed: u64, lateness: u64, hold_back: u64, score: &mut S
                     waited: watermark.since(at),
                 };
                 let answer = join.ask(&question);
+                check_that_it_stands(&join, &question, answer, &mut random);
                 let Some(right) = &packet.right[usize::from(!sent)] else { continue };
                 if let Answer::Owner(process, ..) = answer
                     && !right.contains(&process.0)

@@ -88,25 +88,32 @@ impl Walk {
         Ok(Self { at: at as usize, left })
     }
 
-    /// The next frame; none after the last.
+    /// The frame that it stands on; none after the last.
     #[inline]
-    pub(super) fn next(&mut self, block: &[u8]) -> Result<Option<Frame>, Damage> {
+    pub(super) fn frame(&self, block: &[u8]) -> Result<Option<Frame>, Damage> {
         if self.left == 0 {
             return Ok(None);
         }
-        let damage = Damage { lost: self.left };
-        let (frame, step) = read(block, self.at).ok_or(damage)?;
-        self.left -= 1;
+        match read(block, self.at) {
+            Some((frame, _)) => Ok(Some(frame)),
+            None => Err(Damage { lost: self.left }),
+        }
+    }
+
+    /// Goes on to the next frame.
+    #[inline]
+    pub(super) fn step(&mut self, block: &[u8]) -> Result<(), Damage> {
+        self.left = self.left.saturating_sub(1);
         if self.left > 0 {
+            let step = read(block, self.at).map_or(0, |(_, step)| step);
             // The step of the last frame is 0 (prb_close_block in net/packet/af_packet.c); of others it is not, or the
             // walk would stand still.
             if step < HEADERS {
-                self.left = 0;
-                return Err(damage);
+                return Err(Damage { lost: std::mem::take(&mut self.left) });
             }
             self.at += step;
         }
-        Ok(Some(frame))
+        Ok(())
     }
 }
 
@@ -327,8 +334,9 @@ mod tests {
     fn frames(block: &[u8]) -> Result<Vec<Frame>, Damage> {
         let mut walk = Walk::begin(block)?;
         let mut frames = Vec::new();
-        while let Some(frame) = walk.next(block)? {
+        while let Some(frame) = walk.frame(block)? {
             frames.push(frame);
+            walk.step(block)?;
         }
         Ok(frames)
     }
@@ -416,7 +424,7 @@ mod tests {
             frames(&block)
         };
         assert_eq!(damaged(48 + 12, 100_000), Err(Damage { lost: 3 }), "captured length beyond the block");
-        assert_eq!(damaged(48, 8), Err(Damage { lost: 3 }), "a step into the same frame");
+        assert_eq!(damaged(48, 8), Err(Damage { lost: 2 }), "a step into the same frame, which is whole");
         assert_eq!(damaged(48, u32::MAX), Err(Damage { lost: 2 }), "a step out of the block");
         assert_eq!(damaged(48 + 24, 10 | 96 << 16), Err(Damage { lost: 3 }), "data inside the headers");
         assert_eq!(damaged(48 + 24, 96 | 82 << 16), Err(Damage { lost: 3 }), "network before link header");

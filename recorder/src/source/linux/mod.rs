@@ -188,7 +188,7 @@ impl Capture {
 
     /// The time of the packet that `next` would give out with a deadline at the end of time.
     pub fn next_time(&mut self) -> Option<RealTime> {
-        self.sources.iter_mut().filter_map(|source| source.ring.head().map(|head| head.time)).min()
+        self.sources.iter_mut().filter_map(|source| source.ring.head()).min()
     }
 
     /// The source whose first packet is the oldest, if that one is due.
@@ -197,9 +197,9 @@ impl Capture {
         let mut earliest: Option<(usize, RealTime)> = None;
         for (index, source) in self.sources.iter_mut().enumerate() {
             if let Some(head) = source.ring.head()
-                && earliest.is_none_or(|(_, time)| head.time < time)
+                && earliest.is_none_or(|(_, time)| head < time)
             {
-                earliest = Some((index, head.time));
+                earliest = Some((index, head));
             }
         }
         let (index, time) = earliest?;
@@ -211,9 +211,9 @@ impl Capture {
     #[inline]
     fn take(&mut self, index: usize) -> Option<Taken> {
         let source = self.sources.get_mut(index)?;
-        let frame = *source.ring.head()?;
+        let frame = source.ring.frame()?;
         let class = Class::of(frame.hardware, frame.protocol);
-        let mut shape = source.ring.take(class.link_type())?;
+        let mut shape = source.ring.take(&frame, class.link_type())?;
         if self.filter.decides_here(class) {
             let bytes = source.ring.bytes(shape.bytes.clone())?;
             if !self.filter.passes(class, bytes) {

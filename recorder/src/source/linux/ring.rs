@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use super::frame::{Frame, Shape, Walk};
 use super::mapping::{Geometry, Mapping};
 use super::sys;
-use crate::model::LinkType;
+use crate::model::{LinkType, RealTime};
 
 /// How long the kernel keeps an unfilled block before it hands it over, in milliseconds.
 const RETIRE_MS: u32 = 10;
@@ -56,7 +56,9 @@ pub(super) struct Ring {
     mapping: Mapping,
     current: usize,
     walk: Option<Walk>,
-    head: Option<Frame>,
+    /// The time of the oldest packet. The rest of its frame is read when it is taken: kept here, it would be written and
+    /// read back once per packet, in pieces of other sizes, which is what processors are slow at.
+    head: Option<RealTime>,
     received: u64,
     dropped: u64,
     damaged: u64,
@@ -95,31 +97,32 @@ impl Ring {
         )
     }
 
-    /// The oldest packet that has not been taken; none while the kernel has the block.
+    /// The time of the oldest packet that has not been taken; none while the kernel has the block.
     ///
     /// Gives the block behind the cursor back when its last packet has been taken.
     #[inline]
-    pub(super) fn head(&mut self) -> Option<&Frame> {
+    pub(super) fn head(&mut self) -> Option<RealTime> {
         if self.head.is_none() {
             self.advance();
         }
-        self.head.as_ref()
+        self.head
     }
 
+    #[inline]
     fn advance(&mut self) {
         while self.head.is_none() {
             let Some(block) = self.mapping.block(self.current) else { return };
-            let mut walk = match self.walk {
+            let walk = match self.walk {
                 Some(walk) => walk,
                 None => match Walk::begin(block) {
                     Ok(walk) => walk,
                     Err(damage) => return self.give_up_block(damage.lost),
                 },
             };
-            match walk.next(block) {
+            match walk.frame(block) {
                 Ok(Some(frame)) => {
                     self.walk = Some(walk);
-                    self.head = Some(frame);
+                    self.head = Some(frame.time);
                 }
                 Ok(None) => self.release(),
                 Err(damage) => return self.give_up_block(damage.lost),
@@ -134,20 +137,29 @@ impl Ring {
         self.release();
     }
 
+    #[cold]
     fn release(&mut self) {
         self.mapping.release(self.current);
         self.current = (self.current + 1) % self.mapping.geometry().blocks;
         self.walk = None;
     }
 
+    /// The frame under the cursor, after `head` has found one.
+    #[inline]
+    pub(super) fn frame(&mut self) -> Option<Frame> {
+        let block = self.mapping.block(self.current)?;
+        self.walk?.frame(block).ok()?
+    }
+
     /// Takes the packet under the cursor, brought into the form of `link_type`. Its block stays until the next `head`.
     #[inline]
-    pub(super) fn take(&mut self, link_type: LinkType) -> Option<Shape> {
-        let frame = self.head.take()?;
-        let shape = self.mapping.block(self.current).and_then(|block| frame.shape(block, link_type));
-        if shape.is_none() {
-            self.damaged += 1;
-        }
+    pub(super) fn take(&mut self, frame: &Frame, link_type: LinkType) -> Option<Shape> {
+        self.head = None;
+        let block = self.mapping.block(self.current)?;
+        let shape = frame.shape(block, link_type);
+        let step = self.walk.as_mut()?.step(block);
+        self.damaged +=
+            u64::from(shape.is_none()) + step.map_or_else(|damage| u64::from(damage.lost), |()| 0);
         shape
     }
 
