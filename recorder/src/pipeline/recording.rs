@@ -108,6 +108,8 @@ struct Recording<'a> {
     flushed: MonoTime,
     cared: MonoTime,
     mended: MonoTime,
+    /// The last round ended with packets left that were due.
+    is_behind: bool,
     /// A loss was seen, and not everything has been announced anew since.
     to_mend: bool,
     failure: Option<io::Error>,
@@ -143,6 +145,7 @@ impl<'a> Recording<'a> {
             flushed: mono,
             cared: MonoTime::default(),
             mended: mono,
+            is_behind: false,
             to_mend: false,
             failure: None,
         }
@@ -231,15 +234,15 @@ impl<'a> Recording<'a> {
         self.care(observer);
     }
 
-    /// Until the oldest waiting packet is due, within bounds.
+    /// Until the oldest waiting packet is due, within bounds. Those that became due during the last round have to wait
+    /// too: under load some always have, and a round for a handful of packets costs more than the packets.
     fn time_to_wait(&mut self) -> Duration {
         let (real, _) = now();
         let hold_back = self.hold_back();
         match self.capture.next_time() {
-            Some(oldest) => match hold_back.saturating_sub(real.since(oldest)) {
-                Duration::ZERO => Duration::ZERO,
-                rest => rest.clamp(SHORTEST_ROUND, ROUND),
-            },
+            // Some were due already when the last round began.
+            Some(_) if self.is_behind => Duration::ZERO,
+            Some(oldest) => hold_back.saturating_sub(real.since(oldest)).clamp(SHORTEST_ROUND, ROUND),
             None => ROUND,
         }
     }
@@ -295,6 +298,7 @@ impl<'a> Recording<'a> {
 
     /// Writes the packets up to `deadline`, or the first [`MOST_AT_ONCE`] of them.
     fn write_until(&mut self, deadline: RealTime) {
+        self.is_behind = false;
         for _ in 0..MOST_AT_ONCE {
             if self.failure.is_some() || self.is_full() {
                 return;
@@ -332,6 +336,7 @@ impl<'a> Recording<'a> {
                 Err(error) => self.failure = Some(error),
             }
         }
+        self.is_behind = true;
     }
 
     fn is_full(&self) -> bool {
