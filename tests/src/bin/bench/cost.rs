@@ -24,18 +24,22 @@ const MODES: [Mode; 4] = [
     Mode { name: "recorder records another interface", recorder: Some((Tool::Recorder, "eth1")) },
 ];
 
-/// One loop: nanoseconds per iteration, by mode, one figure for each round.
+/// Short turns, many of them: a disturbance of the machine spoils some, and not the comparison.
+const TURNS_PER_ROUND: usize = 5;
+
+/// One loop: nanoseconds per iteration, by mode, one figure for each turn.
 pub(crate) struct Measured {
     pub(crate) name: &'static str,
     pub(crate) modes: Vec<(Mode, Vec<f64>)>,
 }
 
-/// Measures both loops.
+/// Measures all loops.
 pub(crate) fn measure(plan: &Plan) -> Vec<Measured> {
     let small = if plan.quick { 10 } else { 1 };
-    let connect_loop = ("connect + accept + close", "connect-loop", 40_000 / small);
-    let udp_loop = ("UDP send + receive, 64 bytes", "udp-loop", 400_000 / small);
-    [connect_loop, udp_loop]
+    let connect_loop = ("connect + accept + close", "connect-loop", 8_000 / small);
+    let udp_loop = ("UDP send + receive, 64 bytes", "udp-loop", 80_000 / small);
+    let send_loop = ("UDP send, 64 bytes", "udp-send-loop", 100_000 / small);
+    [connect_loop, udp_loop, send_loop]
         .map(|(name, command, iterations)| measure_loop(plan, name, command, iterations))
         .into()
 }
@@ -46,10 +50,10 @@ fn measure_loop(plan: &Plan, name: &'static str, command: &str, iterations: u64)
     let has_tool = |mode: &Mode| mode.recorder.is_none_or(|(tool, _)| plan.tools.contains(&tool));
     let mut modes: Vec<(Mode, Vec<f64>)> =
         MODES.into_iter().filter(has_tool).map(|mode| (mode, Vec::new())).collect();
-    for round in 0..plan.rounds {
+    for turn in 0..plan.rounds * TURNS_PER_ROUND {
         let count = modes.len();
         for position in 0..count {
-            let (mode, figures) = &mut modes[(position + round) % count];
+            let (mode, figures) = &mut modes[(position + turn) % count];
             let ns = one_turn(&work, *mode, command, iterations);
             say(&format!("{name}: {}: {ns:.0} ns", mode.name));
             figures.push(ns);

@@ -33,7 +33,7 @@ pub(crate) fn text(plan: &Plan, loads: &[capture::Measured], costs: &[cost::Meas
 }
 
 const EXPLANATION: &str = "
-Medians of the rounds, in brackets the lowest and the highest. Sent: packets that the interfaces counted on both sides;
+Packets: medians of the rounds; loops: lower quartiles of the turns, five in each round; in brackets the lowest and the highest. Sent: packets that the interfaces counted on both sides;
 lost: sent, and not in the file; told: what the recorder itself says was dropped. CPU: user and system time of the recorder,
 all threads and children, divided by the packets in its file; against tcpdump: the median of the ratios within each round.
 The senders run on core 0, the recorder on core 1; rings of 64 MiB; files in memory.
@@ -59,11 +59,13 @@ fn ratios(load: &capture::Measured, tool: Tool) -> Vec<f64> {
 }
 
 fn cost_rows(cost: &cost::Measured) -> String {
-    let alone = cost.modes.first().map_or(1.0, |(_, figures)| median(figures.clone()));
+    let alone = cost.modes.first().map_or(1.0, |(_, figures)| lower_quartile(figures.clone()));
     let mut text = String::new();
     for (mode, figures) in &cost.modes {
-        let slower = 100.0 * (median(figures.clone()) / alone - 1.0);
-        let ns = spread(figures.clone());
+        let quartile = lower_quartile(figures.clone());
+        let slower = 100.0 * (quartile / alone - 1.0);
+        let (lowest, highest) = extremes(figures);
+        let ns = format!("{quartile:.0} ({lowest:.0}-{highest:.0})");
         // Writing to a string cannot fail.
         let _ = writeln!(text, "| {} | {} | {ns} | {slower:+.1} % |", cost.name, mode.name);
     }
@@ -79,9 +81,19 @@ fn median(mut figures: Vec<f64>) -> f64 {
     }
 }
 
-fn spread(figures: Vec<f64>) -> String {
+/// What a figure is when nothing disturbs it: a quarter of the turns are quicker.
+fn lower_quartile(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures.get(figures.len() / 4).copied().unwrap_or(f64::NAN)
+}
+
+fn extremes(figures: &[f64]) -> (f64, f64) {
     let lowest = figures.iter().copied().fold(f64::INFINITY, f64::min);
-    let highest = figures.iter().copied().fold(0.0, f64::max);
+    (lowest, figures.iter().copied().fold(0.0, f64::max))
+}
+
+fn spread(figures: Vec<f64>) -> String {
+    let (lowest, highest) = extremes(&figures);
     format!("{:.0} ({lowest:.0}-{highest:.0})", median(figures))
 }
 

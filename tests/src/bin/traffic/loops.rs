@@ -34,6 +34,16 @@ pub(crate) fn udp_loop(options: &Options) {
     });
 }
 
+/// Send 64 bytes; nobody receives them, so that most find the receiver's queue full.
+pub(crate) fn udp_send_loop(options: &Options) {
+    let receiver = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("cannot bind");
+    let sender = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("cannot bind");
+    let to = receiver.local_addr().expect("a bound socket has an address");
+    run(options.number("--iterations").unwrap_or(200_000), |_| {
+        sender.send_to(&[7; 64], to).expect("cannot send");
+    });
+}
+
 fn run(iterations: u64, mut body: impl FnMut(u64)) {
     let start = Instant::now();
     (0..iterations).for_each(&mut body);

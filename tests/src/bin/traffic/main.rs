@@ -28,7 +28,8 @@ const USAGE: &str = "usage: traffic SUB-COMMAND [ARGS] [--log FILE]
   storm --count N --protocol tcp|udp --to ADDR:PORT --log FILE [--client PROGRAM]
   raw-udp --interface NAME --mac MAC --from IP:PORT --to IP:PORT [--count N]    frames that no socket of an IP stack sent
   connect-loop [--iterations N]     connect, accept, close on loopback; prints ns per iteration
-  udp-loop [--iterations N]         send and receive 64 bytes on loopback; prints ns per iteration";
+  udp-loop [--iterations N]         send and receive 64 bytes on loopback; prints ns per iteration
+  udp-send-loop [--iterations N]    send 64 bytes to a socket that nobody reads; prints ns per iteration";
 
 fn main() {
     let mut arguments = std::env::args();
@@ -48,6 +49,7 @@ fn main() {
         "raw-udp" => raw::raw_udp(&options),
         "connect-loop" => loops::connect_loop(&options),
         "udp-loop" => loops::udp_loop(&options),
+        "udp-send-loop" => loops::udp_send_loop(&options),
         _ => {
             eprintln!("{USAGE}");
             std::process::exit(2);
