@@ -33,10 +33,11 @@ pub(crate) fn text(plan: &Plan, loads: &[capture::Measured], costs: &[cost::Meas
 }
 
 const EXPLANATION: &str = "
-Packets: medians of the rounds; loops: lower quartiles of the turns, five in each round; in brackets the lowest and the highest. Sent: packets that the interfaces counted on both sides;
-lost: sent, and not in the file; told: what the recorder itself says was dropped. CPU: user and system time of the recorder,
-all threads and children, divided by the packets in its file; against tcpdump: the median of the ratios within each round.
-The senders run on core 0, the recorder on core 1; rings of 64 MiB; files in memory.
+Packets: medians of the rounds; loops: lower quartiles of the turns, five in each round; in brackets the lowest and the
+highest. Sent: packets that the interfaces counted on both sides; lost: sent, and not in the file; told: what the recorder itself
+says was dropped. CPU: user and system time of the recorder, all threads and children, divided by the packets in its file; against
+tcpdump: the median of the ratios within each round. The senders run on core 0, the recorder on core 1; rings of 64 MiB; files in
+memory.
 ";
 
 fn load_row(load: &capture::Measured, tool: Tool) -> String {
