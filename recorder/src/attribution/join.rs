@@ -34,7 +34,7 @@ const CLOCK_ERROR: Duration = Duration::from_micros(200);
 /// How long another closed flow is remembered: its last packets may stand in a queue of the network layer. Also one that
 /// its socket has left for another, because the kernel side tells it again when it comes back.
 const LINGER: Duration = Duration::from_secs(2);
-/// How long a connection that nobody accepts is remembered.
+/// How long a connection that nobody accepts, or that nobody uses, is remembered.
 const UNACCEPTED_LINGER: Duration = Duration::from_secs(10);
 /// The most flows remembered; beyond, those that are over are forgotten early.
 const MOST_FLOWS: usize = 400_000;
@@ -139,6 +139,8 @@ enum Fading {
     Flow(Cookie, Flow),
     /// A connection that nobody may have accepted.
     Unaccepted(Flow),
+    /// A socket that had no user when it got its flow: the kernel's own, whose end is not told.
+    Unused(Cookie, Flow),
 }
 
 /// The join.
@@ -231,6 +233,12 @@ impl Join {
                 }
             }
             Fading::Flow(cookie, flow) => self.fade_flow(until, cookie, flow),
+            Fading::Unused(cookie, flow) => {
+                if self.sockets.get(&cookie).is_some_and(|socket| socket.uses.is_empty()) {
+                    self.sockets.remove(&cookie);
+                    self.retain_holds(flow, |hold| hold.socket != Some(cookie));
+                }
+            }
             Fading::Unaccepted(flow) => {
                 self.retain_holds(flow, |hold| {
                     hold.socket.is_some() || hold.from.plus(UNACCEPTED_LINGER) > until
@@ -306,6 +314,12 @@ impl Join {
 
     fn learn_flow(&mut self, news: &SocketNews) {
         self.learn_hold(news);
+        if news.happening == Happening::HasFlow
+            && self.sockets.get(&news.cookie).is_none_or(|socket| socket.uses.is_empty())
+        {
+            let until = news.at.plus(UNACCEPTED_LINGER);
+            self.forget_later(UNACCEPTED_LINGER, until, Fading::Unused(news.cookie, news.flow));
+        }
         let socket = self.sockets.entry(news.cookie).or_default();
         // The kernel side compares with the flow that it told last, not with the one that stands in the socket.
         let left = match socket.flow {

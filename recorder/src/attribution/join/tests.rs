@@ -577,6 +577,19 @@ fn an_unknown_receiver_may_become_known_while_the_question_waits() {
 // ---- Memory ----
 
 #[test]
+fn connections_of_the_kernel_itself_are_forgotten_and_others_are_not() {
+    let (kernels, programs) = (tcp(700, 2049), tcp(40_000, 80));
+    let socket_of_kernel = socket(1, kernels, 0, ms(0));
+    let client = socket(2, programs, 7, ms(0));
+    let mut join = join(&[socket_of_kernel.has_flow(ms(1)), client.is_used(ms(1)), client.has_flow(ms(1))]);
+    assert_eq!(join.size(), (2, 2));
+    assert_eq!(sent(&join, kernels, ms(2)), NOBODY);
+    join.forget(ms(60_000));
+    assert_eq!(join.size(), (1, 1));
+    assert_eq!(sent(&join, programs, ms(60_000)), owner(7));
+}
+
+#[test]
 fn connections_that_nobody_accepts_are_forgotten() {
     let mut join = Join::default();
     for port in 1..=10_000 {
