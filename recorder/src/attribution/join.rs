@@ -585,6 +585,8 @@ impl Join {
             // earlier one was lost.
             let is_doubtful = if question.at >= used.from {
                 self.lost_since(used.confirmed, question.at)
+            } else if hold.is_of_unknown_age() {
+                last_loss(&self.losses, used.from).is_some()
             } else {
                 self.lost_before(used.from, question.at.min(hold.from))
             };
@@ -606,7 +608,10 @@ impl Join {
     fn owner_of_listener(&self, listener: Cookie, at: MonoTime) -> Answer {
         let Some(socket) = self.sockets.get(&listener) else { return Answer::None(Reason::NoSocket) };
         match socket.uses.as_slice() {
-            _ if socket.is_cut => Answer::None(Reason::Ambiguous),
+            // What waited to be accepted ended with it; what has the same flow now may be nobody's.
+            _ if socket.is_cut || socket.closed.is_some_and(|closed| closed <= at) => {
+                Answer::None(Reason::Ambiguous)
+            }
             [] => Answer::None(Reason::NoSocket),
             [only, others @ ..] if others.iter().all(|other| other.process == only.process) => {
                 if self.lost_since(only.confirmed.max(socket.last_confirmed()), at) {
@@ -701,6 +706,11 @@ impl Hold {
     /// Whether a packet of a time before the flow was first heard of can be the one by which it was heard of.
     fn can_precede(&self, at: MonoTime) -> bool {
         self.from.since(at) <= HOOK_SLACK && self.existed <= at
+    }
+
+    /// Whether nothing tells when it began: any loss may have been of its former user.
+    fn is_of_unknown_age(&self) -> bool {
+        self.listener.is_none() && self.existed == MonoTime::default()
     }
 
     /// Whether this is the connection that a SYN of this time opens at a listening socket.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::clock::ClockOffset;
 use super::{Attributing, AttributionMode, Error, Finished, Observer, Plan, Progress, Signals, Why, command};
+use crate::attribution;
 use crate::attribution::linux::ebpf::KernelSide;
 use crate::attribution::linux::process::ProcessDetails;
 use crate::attribution::linux::{now, own_netns};
@@ -95,6 +96,8 @@ struct Recording<'a> {
     path: PathBuf,
     command: Option<Child>,
     clock: ClockOffset,
+    /// What was taken out of the kernel's ring; empty between two rounds.
+    events: Vec<attribution::event::Event>,
     statistics: Statistics,
     by_process: Vec<u64>,
     written: u64,
@@ -134,6 +137,7 @@ impl<'a> Recording<'a> {
             path,
             command: None,
             clock: ClockOffset::new((real, mono)),
+            events: Vec::new(),
             statistics: Statistics { start: real, ..Statistics::default() },
             by_process: Vec::new(),
             written: 0,
@@ -273,7 +277,8 @@ impl<'a> Recording<'a> {
             self.watermark = mono;
             return real;
         };
-        kernel_side.drain(|event| self.attributor.event(event));
+        kernel_side.drain(|event| self.events.push(event));
+        // That some were lost is told first: it says how far the others can be believed.
         match kernel_side.lost() {
             Ok(lost) if lost > self.statistics.events_lost => {
                 self.statistics.events_lost = lost;
@@ -285,6 +290,7 @@ impl<'a> Recording<'a> {
                 self.failure.get_or_insert(io::Error::other(error));
             }
         }
+        self.events.drain(..).for_each(|event| self.attributor.event(event));
         if self.to_mend && mono >= self.mended.plus(MEND_EVERY) {
             if let Err(error) = kernel_side.announce_anew() {
                 self.failure.get_or_insert(io::Error::other(error));
