@@ -449,7 +449,8 @@ impl Join {
             hold.reopened.into_iter().for_each(&mut consider);
             for socket in [hold.socket, hold.listener].into_iter().flatten() {
                 let Some(socket) = self.sockets.get(&socket) else { continue };
-                socket.uses.iter().for_each(|used| consider(used.from));
+                let next_use = socket.uses.partition_point(|used| used.from <= at);
+                socket.uses.get(next_use).into_iter().for_each(|used| consider(used.from));
                 let ends = socket.closed.map(|closed| [closed, closed.plus(TCP_LINGER), socket.last_sent]);
                 ends.into_iter().flatten().for_each(|end| {
                     consider(end);
@@ -458,7 +459,8 @@ impl Join {
                 });
             }
         }
-        for (from, to) in &self.losses {
+        // In order: what is over for longer than this has no say any more, nor has what was before it.
+        for (from, to) in self.losses.iter().rev().take_while(|(_, to)| to.plus(LOSS_SHADOW) >= at) {
             let times = [from.minus(SLACK), from.minus(HOOK_SLACK), *from, *to, to.plus(LOSS_SHADOW)];
             times.into_iter().for_each(|time| {
                 consider(time);
