@@ -255,26 +255,15 @@ pub fn has_flow(socket: &mut Socket, flow: &Flow) {
 /// A SYN of this flow leaves the connecting socket ([`KIND_FLOW`]) or reached the listening one ([`KIND_LISTEN`]).
 #[inline(always)]
 pub fn opened(kind: u8, sk: *mut c_void, cookie: u64, flow: &Flow) {
-    let Some(mut entry) = EVENTS.reserve_untyped::<SocketEvent>(0) else {
-        count_loss();
-        return;
-    };
     let now = now_ns();
-    let mut event = event_of(kind, now, flow);
-    event.cookie = cookie;
     if let Some(socket) = find(sk) {
-        event.process = socket.process;
-        event.tid = socket.tid;
-        event.since_ns = socket.since_ns;
-        event.existed_ns = socket.existed_ns;
-        event.netns = socket.netns;
+        announce(socket, kind, 0, now, flow);
     } else {
         // Nobody answers a SYN before it was sent. A listener of which nothing is kept is older than we are.
-        event.existed_ns = if kind == KIND_FLOW { now } else { 0 };
-        event.netns = SockHead::of(sk).netns();
+        let existed_ns = if kind == KIND_FLOW { now } else { 0 };
+        let socket = Socket { cookie, existed_ns, netns: SockHead::of(sk).netns(), ..UNKEPT };
+        announce(&socket, kind, 0, now, flow);
     }
-    entry.write(event);
-    entry.submit(NO_WAKEUP);
 }
 
 /// What a closed socket was.
@@ -312,37 +301,24 @@ fn announce(socket: &Socket, kind: u8, flags: u16, at_ns: u64, flow: &Flow) -> b
         count_loss();
         return false;
     };
-    let mut event = event_of(kind, at_ns, flow);
-    event.flags = flags;
-    event.cookie = socket.cookie;
-    event.process = socket.process;
-    event.since_ns = socket.since_ns;
-    event.existed_ns = socket.existed_ns;
-    event.netns = socket.netns;
-    event.tid = socket.tid;
-    entry.write(event);
-    entry.submit(NO_WAKEUP);
-    true
-}
-
-#[inline(always)]
-fn event_of(kind: u8, at_ns: u64, flow: &Flow) -> SocketEvent {
-    SocketEvent {
+    entry.write(SocketEvent {
         kind,
         protocol: flow.protocol,
         local_port: flow.local_port,
         remote_port: flow.remote_port,
-        flags: 0,
+        flags,
         at_ns,
-        cookie: 0,
-        process: 0,
-        since_ns: 0,
-        existed_ns: 0,
+        cookie: socket.cookie,
+        process: socket.process,
+        since_ns: socket.since_ns,
+        existed_ns: socket.existed_ns,
         local: flow.local,
         remote: flow.remote,
-        netns: 0,
-        tid: 0,
-    }
+        netns: socket.netns,
+        tid: socket.tid,
+    });
+    entry.submit(NO_WAKEUP);
+    true
 }
 
 /// The flow that stands in the socket itself: complete for connected ones, remote port 0 for others.
