@@ -104,6 +104,17 @@ impl Running {
         assert!(more.is_some(), "no more lines on standard error\n{}", self.evidence());
     }
 
+    /// How many lines there are on standard output so far.
+    pub fn stdout_lines(&self) -> usize {
+        self.stdout.lock().lines.len()
+    }
+
+    /// Waits until standard output has more than this many lines.
+    pub fn wait_for_more_stdout(&self, lines: usize) {
+        let more = self.stdout.wait(DEADLINE, |state| (state.lines.len() > lines).then_some(()));
+        assert!(more.is_some(), "no more lines on standard output\n{}", self.evidence());
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: i32) {
         sys::signal(self.pid, signal);
