@@ -1,5 +1,6 @@
 //! How owners are learnt on Linux.
 
+pub(super) mod conntrack;
 pub mod ebpf;
 pub mod process;
 
