@@ -445,7 +445,8 @@ impl Join {
             }
         };
         for hold in [*flow, flow.reversed()].iter().filter_map(|flow| self.flows.get(flow)).flatten() {
-            [hold.from.minus(HOOK_SLACK), hold.from, hold.confirmed].into_iter().for_each(&mut consider);
+            let times = [hold.from.minus(SLACK), hold.from.minus(HOOK_SLACK), hold.from, hold.confirmed];
+            times.into_iter().for_each(&mut consider);
             hold.reopened.into_iter().for_each(&mut consider);
             for socket in [hold.socket, hold.listener].into_iter().flatten() {
                 let Some(socket) = self.sockets.get(&socket) else { continue };
@@ -509,13 +510,12 @@ impl Join {
             };
         }
         // Several sockets may share a flow (SO_REUSEPORT in change, multicast): then they have to agree.
-        let first = holds.find(|hold| self.is_active(hold, question));
-        let Some(first) = first else { return Answer::None(Reason::NoSocket) };
-        let mut answer = self.owner_of(first, question);
-        for hold in holds.filter(|hold| self.is_active(hold, question)) {
-            answer = merge(answer, self.owner_of(hold, question));
-        }
-        answer
+        let owner = |hold| self.owner_of(hold, question);
+        let active = holds.clone().filter(|hold| self.is_active(hold, question));
+        active.map(owner).reduce(merge).unwrap_or_else(|| {
+            let late = holds.filter(|hold| hold.is_told_late(question));
+            late.map(owner).reduce(merge).unwrap_or(Answer::None(Reason::NoSocket))
+        })
     }
 
     /// The connection that a TCP packet of this time belongs to. Connections of one flow follow each other.
@@ -526,14 +526,17 @@ impl Join {
     ) -> Option<&'a Hold> {
         let mut before: Option<&Hold> = None;
         let mut after: Option<&Hold> = None;
+        let mut told_late: Option<&Hold> = None;
         for hold in holds {
             if hold.from <= question.at {
                 before = Some(hold);
             } else if hold.can_precede(question.at) && after.is_none() {
                 after = Some(hold);
+            } else if question.opens && hold.is_told_late(question) && told_late.is_none() {
+                told_late = Some(hold);
             }
         }
-        let Some(current) = before else { return after };
+        let Some(current) = before else { return after.or(told_late) };
         // Its event comes right behind the SYN, even if the older connection was reset and is not closed yet.
         let opened =
             after.filter(|next| question.opens && !question.sent && next.opens_right_after(question.at));
@@ -708,6 +711,14 @@ impl Hold {
     /// Whether a packet of a time before the flow was first heard of can be the one by which it was heard of.
     fn can_precede(&self, at: MonoTime) -> bool {
         self.from.since(at) <= HOOK_SLACK && self.existed <= at
+    }
+
+    /// Whether a packet that arrived can be the one by which the flow was heard of, though the hook ran long after the tap:
+    /// on a busy machine packets stand in a queue between the two.
+    fn is_told_late(&self, question: &Question) -> bool {
+        let delay = self.from.since(question.at);
+        let is_final = question.waited >= SLACK;
+        !question.sent && is_final && delay > HOOK_SLACK && delay <= SLACK && self.existed <= question.at
     }
 
     /// Whether nothing tells when it began: any loss may have been of its former user.

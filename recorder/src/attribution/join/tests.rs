@@ -383,9 +383,35 @@ fn a_packet_before_the_socket_existed_has_no_owner() {
 }
 
 #[test]
+fn a_packet_that_waits_between_the_tap_and_the_hook_behind_it_is_the_sockets_that_got_it() {
+    let flow = udp(53, 50_000);
+    let join_udp = join(&[server(1, 7, ms(100)).has_flow(ms(140))]);
+    assert_eq!(received(&join_udp, flow, ms(120)), owner(7));
+    assert_eq!(sent(&join_udp, flow, ms(120)), NOBODY, "what is sent passes the hook before the tap");
+    assert_eq!(received(&join_udp, flow, ms(99)), NOBODY, "the socket was not there");
+    let hasty = Question { sent: false, waited: ms(40).since(ms(0)), ..about(flow, ms(120)) };
+    assert_eq!(join_udp.ask(&hasty), LATE);
+
+    let flow = tcp(80, 40_000);
+    let accepted = Socket { existed: MonoTime::default(), ..socket(2, flow, 8, ms(141)) };
+    let join_tcp = join(&[listener(7).is_opened(flow, ms(140)), accepted.is_used(ms(141))]);
+    assert_eq!(syn_received(&join_tcp, flow, ms(120)), owner(8));
+    assert_eq!(sent(&join_tcp, flow, ms(120)), NOBODY, "nobody answers a SYN that has not arrived");
+    assert_eq!(syn_received(&join_tcp, flow, ms(80)), NOBODY, "another SYN, long before");
+}
+
+#[test]
+fn a_packet_that_waits_behind_the_tap_may_be_any_of_those_who_are_heard_of_meanwhile() {
+    let flow = udp(53, 50_000);
+    let (one, other) = (server(1, 7, ms(100)), server(2, 8, ms(100)));
+    let join = join(&[one.has_flow(ms(140)), other.has_flow(ms(150))]);
+    assert_eq!(received(&join, flow, ms(120)), AMBIGUOUS);
+}
+
+#[test]
 fn a_packet_long_before_the_first_of_a_flow_was_not_the_sockets() {
     let new = server(1, 7, ms(0));
-    let join = join(&[new.has_flow(ms(40))]);
+    let join = join(&[new.has_flow(ms(80))]);
     assert_eq!(received(&join, new.flow, ms(20)), NOBODY, "the socket would have told");
 }
 
