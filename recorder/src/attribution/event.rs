@@ -76,8 +76,9 @@ pub struct ProcessNews {
     pub parent_pid: u32,
     /// Its real user id.
     pub uid: u32,
-    /// The id of its cgroup.
-    pub cgroup_id: u64,
+    /// The path of its cgroup (version 2) from the root of the host's tree; without a slash before it if its beginning is
+    /// missing, empty if it could not be read.
+    pub cgroup: Vec<u8>,
     /// The name of its thread group's leader: at most 15 bytes.
     pub comm: Vec<u8>,
     /// The path of its executable, empty if it could not be read.

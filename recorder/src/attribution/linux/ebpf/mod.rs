@@ -10,8 +10,8 @@ use std::io;
 use aya::maps::{Array, HashMap, MapData, MapError, RingBuf};
 use aya::{Btf, Ebpf, EbpfLoader};
 use recorder_shared::{
-    CONTROL_EPOCH, CONTROL_LOST, KIND_CLOSE, KIND_FLOW, KIND_LISTEN, KIND_USE, Offsets, PROCESS_TRACKED,
-    ProcessEvent, SOCKET_DEAD, SOCKET_DRAINED, SocketEvent, address_to_bytes,
+    CONTROL_EPOCH, CONTROL_LOST, KIND_CLOSE, KIND_FLOW, KIND_LISTEN, KIND_USE, Offsets, PROCESS_CGROUP_CUT,
+    PROCESS_TRACKED, ProcessEvent, SOCKET_DEAD, SOCKET_DRAINED, SocketEvent, address_to_bytes,
 };
 
 use self::sys::Wire;
@@ -206,6 +206,7 @@ fn socket_news(event: &SocketEvent) -> Option<SocketNews> {
 fn process_news(event: &ProcessEvent) -> ProcessNews {
     let comm_length = event.comm.iter().position(|&byte| byte == 0).unwrap_or(event.comm.len());
     let path = event.path.get(..usize::from(event.path_length)).unwrap_or_default();
+    let cgroup = event.cgroup.get(..usize::from(event.cgroup_length)).unwrap_or_default();
     ProcessNews {
         id: ProcessId(event.process),
         pid: event.tgid,
@@ -213,7 +214,7 @@ fn process_news(event: &ProcessEvent) -> ProcessNews {
         exec_id: event.exec_id,
         parent_pid: event.parent_tgid,
         uid: event.uid,
-        cgroup_id: event.cgroup_id,
+        cgroup: cgroup_path(cgroup, event.flags & PROCESS_CGROUP_CUT == 0),
         comm: event.comm.get(..comm_length).unwrap_or_default().to_vec(),
         path: path_from_components(path),
         tracked: event.flags & PROCESS_TRACKED != 0,
@@ -230,6 +231,16 @@ fn path_from_components(components: &[u8]) -> Vec<u8> {
     path
 }
 
+/// The path of a cgroup, given in the same way: `/` for the root, and without the first slash if the beginning is missing.
+fn cgroup_path(components: &[u8], is_whole: bool) -> Vec<u8> {
+    let path = path_from_components(components);
+    match (path.strip_prefix(b"/"), is_whole) {
+        (None, true) => b"/".to_vec(),
+        (Some(rest), false) => rest.to_vec(),
+        _ => path,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -238,6 +249,14 @@ mod tests {
     fn a_path_is_put_together_from_its_end() {
         assert_eq!(path_from_components(b"curl\0bin\0usr\0"), b"/usr/bin/curl");
         assert_eq!(path_from_components(b""), b"");
+    }
+
+    #[test]
+    fn the_path_of_a_cgroup_begins_at_the_root_or_says_that_it_does_not() {
+        assert_eq!(cgroup_path(b"ssh.service\0system.slice\0", true), b"/system.slice/ssh.service");
+        assert_eq!(cgroup_path(b"d\0c\0", false), b"c/d");
+        assert_eq!(cgroup_path(b"", true), b"/");
+        assert_eq!(cgroup_path(b"", false), b"");
     }
 
     #[test]
