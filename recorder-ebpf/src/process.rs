@@ -3,15 +3,18 @@
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::{
-    bpf_get_current_task, bpf_get_current_task_btf, bpf_probe_read_kernel_str,
+    bpf_get_current_task, bpf_get_current_task_btf, bpf_probe_read_kernel_str, bpf_probe_read_user,
 };
 use aya_ebpf::helpers::bpf_get_current_uid_gid;
 use recorder_shared::{
-    CGROUP_BYTES, KIND_PROCESS, PATH_BYTES, PROCESS_CGROUP_CUT, PROCESS_TRACKED, ProcessEvent, process_id,
+    ARGUMENTS_BYTES, CGROUP_BYTES, KIND_PROCESS, PATH_BYTES, PROCESS_ARGUMENTS_CUT, PROCESS_CGROUP_CUT,
+    PROCESS_TRACKED, ProcessEvent, ProcessEventWithArguments, process_id,
 };
 
 use crate::kernel::{load, probe};
-use crate::maps::{EVENTS, NO_WAKEUP, PROCESSES, TRACKED, count_loss, epoch, has_task_btf, offset};
+use crate::maps::{
+    EVENTS, NO_WAKEUP, PROCESSES, TRACKED, count_loss, epoch, has_task_btf, offset, wants_arguments,
+};
 
 /// `PF_KTHREAD` of include/linux/sched.h: a kernel thread, which is never the user of a socket.
 const PF_KTHREAD: u32 = 0x0020_0000;
@@ -96,18 +99,38 @@ pub fn announce_current(process: u64) -> bool {
     if announced.is_some_and(|announced| *announced == epoch) {
         return true;
     }
-    let Some(mut entry) = EVENTS.reserve_untyped::<ProcessEvent>(0) else {
+    let is_announced = if wants_arguments() { announce_with_arguments(process) } else { announce(process) };
+    if !is_announced {
         count_loss();
         return false;
-    };
-    fill(entry.as_mut_ptr(), process);
-    entry.submit(NO_WAKEUP);
+    }
     // If the map cannot take it, the process is announced again: harmless.
     let _ = PROCESSES.insert(process, epoch, 0);
     true
 }
 
 #[inline(always)]
+fn announce(process: u64) -> bool {
+    let Some(mut entry) = EVENTS.reserve_untyped::<ProcessEvent>(0) else { return false };
+    fill(entry.as_mut_ptr(), process);
+    entry.submit(NO_WAKEUP);
+    true
+}
+
+#[inline(always)]
+fn announce_with_arguments(process: u64) -> bool {
+    let Some(mut entry) = EVENTS.reserve_untyped::<ProcessEventWithArguments>(0) else { return false };
+    let event = entry.as_mut_ptr();
+    // The process is the first field.
+    fill(event.cast(), process);
+    // SAFETY: the entry is reserved with the size of the struct, and `fill` has written the fields that are read.
+    copy_arguments(unsafe { &mut *event });
+    entry.submit(NO_WAKEUP);
+    true
+}
+
+/// Not inlined, so that both callers share the code; the verifier follows the one that is used.
+#[inline(never)]
 fn fill(event: *mut ProcessEvent, process: u64) {
     let task = current_task();
     let leader: *const c_void = probe(task, offset!(task_group_leader));
@@ -129,11 +152,11 @@ fn fill(event: *mut ProcessEvent, process: u64) {
     event.exec_id = exec_id;
     event.parent_tgid = parent_tgid;
     event.uid = uid;
-    event.reserved = 0;
     event.comm = comm;
     event.path_length = copy_path(&mut event.path, task);
     let (cgroup_length, is_whole) = copy_cgroup(&mut event.cgroup, task);
     event.cgroup_length = cgroup_length;
+    event.arguments_length = 0;
     if !is_whole {
         event.flags |= PROCESS_CGROUP_CUT;
     }
@@ -229,4 +252,24 @@ fn copy_cgroup(path: &mut [u8; CGROUP_BYTES], task: *const c_void) -> (u16, bool
         node = parent;
     }
     (used as u16, false)
+}
+
+/// Copies the arguments of the current process out of its memory. What is not there right now (swapped out) cannot be
+/// had: then there are none.
+#[inline(always)]
+fn copy_arguments(event: &mut ProcessEventWithArguments) {
+    let mm: *const c_void = probe(current_task(), offset!(task_mm));
+    let start: u64 = probe(mm, offset!(mm_arg_start));
+    let end: u64 = probe(mm, offset!(mm_arg_end));
+    let mut length = end.saturating_sub(start);
+    if length > ARGUMENTS_BYTES as u64 {
+        length = ARGUMENTS_BYTES as u64;
+        event.process.flags |= PROCESS_ARGUMENTS_CUT;
+    }
+    let target = event.arguments.as_mut_ptr();
+    // SAFETY: the target has at least `length` bytes; the helper checks the address of the source.
+    let result = unsafe { bpf_probe_read_user(target.cast(), length as u32, start as *const c_void) };
+    if result == 0 {
+        event.process.arguments_length = length as u16;
+    }
 }

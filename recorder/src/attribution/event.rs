@@ -1,6 +1,6 @@
 //! What the kernel side tells, as plain values. The join takes nothing else.
 
-use crate::model::{Flow, MonoTime};
+use crate::model::{CommandLine, Flow, MonoTime};
 
 /// A socket, as the kernel names it: unique until reboot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -83,6 +83,8 @@ pub struct ProcessNews {
     pub comm: Vec<u8>,
     /// The path of its executable, empty if it could not be read.
     pub path: Vec<u8>,
+    /// Its arguments, where they were asked for and could be read.
+    pub arguments: Option<CommandLine>,
     /// Whether it is the recorded command or a descendant of it.
     pub tracked: bool,
 }

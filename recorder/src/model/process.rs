@@ -43,7 +43,7 @@ pub struct Process {
 /// The arguments of a process, as it held them when they were read: a process can change its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommandLine {
-    /// The arguments with a NUL between them, and one behind the last if the process had it there.
+    /// The arguments, each with a NUL behind it; the last may lack it.
     pub bytes: Vec<u8>,
     /// Whether the end is missing. Then the last argument may be a part of one.
     pub is_cut: bool,

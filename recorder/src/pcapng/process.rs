@@ -89,8 +89,12 @@ impl Details {
         process.container = process.container.take().or(container);
         process.unit = process.unit.take().or(unit);
         process.command_line = process.command_line.take().or_else(|| {
-            let arguments: Vec<Vec<u8>> = cmdline?.iter().map(|argument| unescape_text(argument)).collect();
-            Some(CommandLine { bytes: arguments.join(&0), is_cut: false })
+            let mut bytes = Vec::new();
+            for argument in cmdline? {
+                bytes.extend_from_slice(&unescape_text(&argument));
+                bytes.push(0);
+            }
+            Some(CommandLine { bytes, is_cut: false })
         });
         if let Some(line) = &mut process.command_line {
             line.is_cut |= cmdline_cut;

@@ -53,7 +53,7 @@ impl ProcessDetails {
             cgroup: (!cgroup.is_empty()).then_some(cgroup),
             container,
             unit,
-            command_line: None,
+            command_line: news.arguments.clone(),
         }
     }
 }

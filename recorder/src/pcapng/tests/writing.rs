@@ -94,7 +94,7 @@ fn what_is_written_comes_back() {
     nginx.cgroup = Some("/system.slice/dev-disk-by\\x2duuid.slice".into());
     nginx.container = Some("0123abcd".into());
     nginx.unit = Some("dev-disk-by\\x2duuid.swap".into());
-    let arguments = b"nginx: worker\0\xff\0a \"quoted\"\\\n".to_vec();
+    let arguments = b"nginx: worker\0\xff\0a \"quoted\"\\\n\0\0".to_vec();
     nginx.command_line = Some(CommandLine { bytes: arguments, is_cut: true });
     let curl = table.push(process(4242, "curl"));
     let nginx_index = table.push(nginx.clone());

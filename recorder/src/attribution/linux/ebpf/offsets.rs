@@ -62,6 +62,8 @@ impl KernelTypes {
             task_real_parent: task.offset("real_parent")?,
             task_mm: task.offset("mm")?,
             task_fs: task.offset("fs")?,
+            mm_arg_start: mm.offset("arg_start")?,
+            mm_arg_end: mm.offset("arg_end")?,
             task_cgroups: task.offset("cgroups")?,
             css_set_dfl_cgrp: css_set.offset("dfl_cgrp")?,
             cgroup_kn: cgroup.offset("kn")?,
