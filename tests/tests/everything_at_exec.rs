@@ -1,7 +1,7 @@
 //! What is known of a process that has long gone when its packet is written: path, arguments, cgroup, container, unit.
 //! Needs root; says so and passes without.
 
-#![expect(clippy::expect_used, reason = "helpers of tests are test code too")]
+#![expect(clippy::expect_used, clippy::panic, reason = "helpers of tests are test code too")]
 
 use std::fs;
 use std::path::Path;
