@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::sys;
 
-pub use libc::{SIGINT, SIGTERM, SIGUSR1};
+pub use libc::{SIGCONT, SIGINT, SIGSTOP, SIGTERM, SIGUSR1};
 
 /// After this long, something hangs.
 const DEADLINE: Duration = Duration::from_secs(120);

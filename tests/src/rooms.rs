@@ -22,7 +22,7 @@ const MAY_IMPORT: [(&str, &[&str]); 9] = [
 ];
 
 /// Where an outside package may be used: a room, or a folder in one. A package that is not here is not used at all.
-const PACKAGES: [(&str, &[&str]); 23] = [
+const PACKAGES: [(&str, &[&str]); 24] = [
     ("recorder_shared", &["model", "attribution"]), // the words of the kernel side are heard in attribution
     ("etherparse", &["decode"]),
     ("libc", &["source/linux", "attribution/linux", "sandbox", "pipeline"]), // system calls; pipeline: clocks
@@ -44,6 +44,7 @@ const PACKAGES: [(&str, &[&str]); 23] = [
     ("clap", &["cli"]),
     ("chrono", &["cli"]),
     ("indicatif", &["cli"]),
+    ("nix", &["cli"]),             // the names of users
     ("serde", &["cli", "pcapng"]), // JSON on the screen, and in process records
     ("serde_json", &["cli", "pcapng"]),
 ];

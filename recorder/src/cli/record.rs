@@ -39,6 +39,9 @@ pub struct RecordArgs {
     /// How owners are written: a list of comment, ids, darwin, custom; or all, or none
     #[arg(long, value_name = "LIST", default_value_t = Annotate::ALL, help_heading = "Attribution")]
     pub annotate: Annotate,
+    /// Store the arguments of processes too; these often hold secrets: passwords, tokens, keys
+    #[arg(long = "with-cmdline", help_heading = "Attribution")]
+    pub with_cmdline: bool,
 
     /// Write to this file; `-` is standard output [default: recorder-DATE.pcapng]
     #[arg(short, long, value_name = "FILE", help_heading = "Output")]
@@ -135,6 +138,7 @@ fn plan(args: RecordArgs) -> Plan {
         capture,
         attribution: mode,
         annotate: *annotate,
+        with_arguments: args.with_cmdline,
         limits: limits(&args),
         path: args.write.unwrap_or_else(default_name),
         force: args.force,

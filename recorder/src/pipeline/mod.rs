@@ -42,6 +42,8 @@ pub struct Plan {
     pub capture: CaptureOptions,
     /// How owners are found.
     pub attribution: AttributionMode,
+    /// Whether process records hold the arguments.
+    pub with_arguments: bool,
     /// Which annotations to write.
     pub annotate: Annotate,
     /// Where to write; `-` is standard output.
