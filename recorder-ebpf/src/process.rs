@@ -141,6 +141,14 @@ pub fn is_tracked(tgid: u32, start_boottime_ns: u64) -> bool {
     start.is_some_and(|start| *start == start_boottime_ns || *start == ANY_START)
 }
 
+/// The same number, but the compiler does not know that. So it does not leave out a mask that changes nothing, which the
+/// verifier needs: before Linux 6.2 (at least) it forgets a comparison of a value that was in memory meanwhile.
+#[inline(always)]
+fn hidden(number: usize) -> usize {
+    // SAFETY: a local variable.
+    unsafe { core::ptr::read_volatile(&raw const number) }
+}
+
 /// Writes the path of the task's executable into `path`, last component first, each with its NUL, as `d_path` would
 /// name it from the task's own root. Returns the bytes used.
 #[inline(always)]
@@ -168,11 +176,11 @@ fn copy_path(path: &mut [u8; PATH_BYTES], task: *const c_void) -> u16 {
             mnt = parent.wrapping_byte_add(offset!(mount_mnt));
             continue;
         }
-        if used >= PATH_BYTES - COMPONENT_BYTES {
+        if used >= PATH_BYTES / 2 {
             break;
         }
         let name: *const c_void = probe(dentry, offset!(dentry_name));
-        let target = path.as_mut_ptr().wrapping_add(used);
+        let target = path.as_mut_ptr().wrapping_add(used & hidden(PATH_BYTES / 2 - 1));
         // SAFETY: at least COMPONENT_BYTES are left behind `target`; the helper checks the address of the name.
         let copied = unsafe { bpf_probe_read_kernel_str(target.cast(), COMPONENT_BYTES as u32, name) };
         if copied <= 0 || copied > COMPONENT_BYTES as i64 {

@@ -211,7 +211,7 @@ fn explain(error: &ProgramError) -> String {
     match error {
         ProgramError::LoadError { io_error, verifier_log } => {
             let log = verifier_log.to_string();
-            let words = log.lines().rev().find(|line| !line.is_empty() && !line.starts_with("processed "));
+            let words = log.lines().rev().find(|line| !line.is_empty() && !is_statistics(line));
             match words {
                 Some(words) => format!("{io_error}: {words}"),
                 None => io_error.to_string(),
@@ -221,4 +221,9 @@ fn explain(error: &ProgramError) -> String {
         ProgramError::Btf(_) => "this kernel has no such hook".to_owned(),
         other => other.to_string(),
     }
+}
+
+/// What the verifier says after its last word on the matter (`print_verification_stats` of kernel/bpf/verifier.c).
+fn is_statistics(line: &str) -> bool {
+    ["processed ", "stack depth ", "verification time "].iter().any(|start| line.starts_with(start))
 }
