@@ -9,7 +9,7 @@ use aya_ebpf::helpers::bpf_get_current_uid_gid;
 use recorder_shared::{KIND_PROCESS, PATH_BYTES, PROCESS_TRACKED, ProcessEvent, process_id};
 
 use crate::kernel::{load, probe};
-use crate::maps::{EVENTS, NO_WAKEUP, PROCESSES, TRACKED, count_loss, epoch, has_task_btf, offset};
+use crate::maps::{EVENTS, NO_WAKEUP, PROCESSES, TRACKED, count_loss, epoch, has_tracing_helpers, offset};
 
 /// `PF_KTHREAD` of include/linux/sched.h: a kernel thread, which is never the user of a socket.
 const PF_KTHREAD: u32 = 0x0020_0000;
@@ -35,7 +35,7 @@ pub struct Current {
 /// Only to be believed in hooks that run for a system call of the caller. Elsewhere the current task is a bystander.
 #[inline(always)]
 pub fn current() -> Option<Current> {
-    if has_task_btf() { current_by_type() } else { current_by_probe() }
+    if has_tracing_helpers() { current_by_type() } else { current_by_probe() }
 }
 
 #[inline(always)]

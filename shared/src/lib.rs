@@ -207,6 +207,8 @@ pub struct Offsets {
     pub sock_v6_rcv_saddr: u32,
     pub sock_v6_daddr: u32,
     pub sock_net: u32,
+    pub sock_cookie: u32,
+    pub socket_sk: u32,
     pub net_inum: u32,
 }
 
@@ -219,4 +221,4 @@ const _: () = assert!(offset_of!(ProcessEvent, process) == 8);
 const _: () = assert!(offset_of!(ProcessEvent, comm) == 48);
 const _: () = assert!(offset_of!(ProcessEvent, path) == 64);
 const _: () = assert!(size_of::<Socket>() == 112);
-const _: () = assert!(size_of::<Offsets>() == 33 * 4);
+const _: () = assert!(size_of::<Offsets>() == 35 * 4);

@@ -102,21 +102,31 @@ impl KernelSide {
         let site = hooks::Site {
             cgroup: std::os::fd::AsFd::as_fd(&root),
             btf: &btf,
+            tracing_helpers: true,
             accept_parameters: types.parameter_count("inet_csk_accept"),
             follow_descendants,
         };
-        // `bpf_get_current_task_btf` came with 5.11; where it is missing, the slower way is taken.
-        let with_helper = Self::load(&offsets, 1, &site)?;
-        if with_helper.works() { Ok(with_helper) } else { Self::load(&offsets, 0, &site) }
+        // They came with 5.11 and 5.12; where they are missing, the slower way is taken.
+        let with_helpers = Self::load(&offsets, &site)?;
+        if with_helpers.works() {
+            return Ok(with_helpers);
+        }
+        drop(with_helpers);
+        Self::load(&offsets, &hooks::Site { tracing_helpers: false, ..site })
     }
 
-    fn load(offsets: &Wire<Offsets>, task_btf: u32, site: &hooks::Site<'_>) -> Result<Self, EbpfError> {
-        let mut ebpf = EbpfLoader::new()
-            .btf(Some(site.btf))
-            .override_global("OFFSETS", offsets, true)
-            .override_global("TASK_BTF", &task_btf, true)
-            .load(OBJECT)
-            .map_err(|error| EbpfError::Load(chain(&error)))?;
+    fn load(offsets: &Wire<Offsets>, site: &hooks::Site<'_>) -> Result<Self, EbpfError> {
+        let tracing_helpers = u32::from(site.tracing_helpers);
+        let mut loader = EbpfLoader::new();
+        loader.btf(Some(site.btf)).override_global("OFFSETS", offsets, true).override_global(
+            "TRACING_HELPERS",
+            &tracing_helpers,
+            true,
+        );
+        if site.tracing_helpers {
+            loader.map_max_entries("SOCKETS_BY_COOKIE", 1);
+        }
+        let mut ebpf = loader.load(OBJECT).map_err(|error| EbpfError::Load(chain(&error)))?;
         let mut control: Array<_, u64> = Array::try_from(map(&mut ebpf, "CONTROL")?)?;
         let epoch = 1;
         control.set(CONTROL_EPOCH, epoch, 0)?;

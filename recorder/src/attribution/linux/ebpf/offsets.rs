@@ -47,6 +47,7 @@ impl KernelTypes {
         let mount = self.find("mount")?;
         let vfsmount = self.find("vfsmount")?;
         let sock = self.find("sock")?;
+        let socket = self.find("socket")?;
         let net = self.find("net")?;
         Ok(Offsets {
             task_group_leader: task.offset("group_leader")?,
@@ -81,6 +82,8 @@ impl KernelTypes {
             sock_v6_rcv_saddr: sock.offset("__sk_common.skc_v6_rcv_saddr")?,
             sock_v6_daddr: sock.offset("__sk_common.skc_v6_daddr")?,
             sock_net: sock.offset("__sk_common.skc_net.net")?,
+            sock_cookie: sock.offset("__sk_common.skc_cookie")?,
+            socket_sk: socket.offset("sk")?,
             net_inum: net.offset("ns.inum")?,
         })
     }
