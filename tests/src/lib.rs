@@ -6,6 +6,7 @@
 #![expect(clippy::expect_used, reason = "the same")]
 
 pub mod blocks;
+pub mod document;
 pub mod judge;
 pub mod lab;
 pub mod namespace;
