@@ -16,9 +16,10 @@ mod socket;
 use core::ffi::c_void;
 
 use aya_ebpf::EbpfContext;
-use aya_ebpf::macros::{btf_tracepoint, cgroup_skb, cgroup_sock, cgroup_sock_addr, fexit};
+use aya_ebpf::macros::{btf_tracepoint, cgroup_skb, cgroup_sock, cgroup_sock_addr, fentry, fexit, sock_ops};
 use aya_ebpf::programs::{
-    BtfTracePointContext, FExitContext, SkBuffContext, SockAddrContext, SockContext,
+    BtfTracePointContext, FEntryContext, FExitContext, SkBuffContext, SockAddrContext, SockContext,
+    SockOpsContext,
 };
 
 use crate::kernel::{load, probe};
@@ -39,6 +40,8 @@ const SYN_SENT: u32 = 2;
 const CLOSE: u32 = 7;
 /// `TCP_LISTEN`.
 const LISTEN: u32 = 10;
+/// `BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB`
+const PASSIVE_ESTABLISHED: u32 = 5;
 
 // ---- Sockets come and go (process context) ----
 
@@ -62,6 +65,7 @@ fn sock_release(ctx: SockContext) -> i32 {
             unsafe { ((*ctx.sock).type_, (*ctx.sock).protocol, (*ctx.sock).state) };
         Facts { is_tcp: is_tcp(kind, protocol), is_dead: state == CLOSE }
     });
+    socket::forget(ctx.as_ptr());
     PASS
 }
 
@@ -234,13 +238,13 @@ fn sendmsg6(ctx: SockAddrContext) -> i32 {
     used_by_address_call(&ctx)
 }
 
-/// recvfrom(2) on an IPv4 UDP socket; only attached where `sock_recv_length` is missing (before 6.3).
+/// recvfrom(2) on an IPv4 UDP socket. Unlike fexit/inet_recvmsg it also sees a call that began before it was attached. Only attached where `sock_recv_length` is missing (before 6.3).
 #[cgroup_sock_addr(recvmsg4)]
 fn recvmsg4(ctx: SockAddrContext) -> i32 {
     used_by_address_call(&ctx)
 }
 
-/// recvfrom(2) on an IPv6 UDP socket; only attached where `sock_recv_length` is missing (before 6.3).
+/// recvfrom(2) on an IPv6 UDP socket. Only attached where `sock_recv_length` is missing (before 6.3).
 #[cgroup_sock_addr(recvmsg6)]
 fn recvmsg6(ctx: SockAddrContext) -> i32 {
     used_by_address_call(&ctx)
@@ -276,6 +280,48 @@ fn tcp_sendmsg_locked(ctx: BtfTracePointContext) -> i32 {
     used_by_traced_call(ctx.arg(0), 0)
 }
 
+/// A send begins on an IPv4 socket of any protocol: (socket, message, size). Only attached where one of the tracepoints is
+/// missing.
+#[fentry(function = "inet_sendmsg")]
+fn inet_sendmsg(ctx: FEntryContext) -> i32 {
+    used_by_inet_call(ctx.arg(0), 0)
+}
+
+/// The same for IPv6.
+#[fentry(function = "inet6_sendmsg")]
+fn inet6_sendmsg(ctx: FEntryContext) -> i32 {
+    used_by_inet_call(ctx.arg(0), 0)
+}
+
+/// sendfile(2) or splice(2) begins to send, on IPv4 and IPv6: (socket, page, offset, size, flags). Until 6.4; later they
+/// call `inet_sendmsg`.
+#[fentry(function = "inet_sendpage")]
+fn inet_sendpage(ctx: FEntryContext) -> i32 {
+    used_by_inet_call(ctx.arg(0), 0)
+}
+
+/// A receive returns on an IPv4 socket of any protocol: (socket, message, size, flags), returns the length. Only attached
+/// where the tracepoint is missing.
+#[fexit(function = "inet_recvmsg")]
+fn inet_recvmsg(ctx: FExitContext) -> i32 {
+    used_by_inet_call(ctx.arg(0), ctx.arg(4))
+}
+
+/// The same for IPv6.
+#[fexit(function = "inet6_recvmsg")]
+fn inet6_recvmsg(ctx: FExitContext) -> i32 {
+    used_by_inet_call(ctx.arg(0), ctx.arg(4))
+}
+
+/// `socket` is a `struct socket`.
+#[inline(always)]
+fn used_by_inet_call(socket: *const c_void, result: i32) -> i32 {
+    let offset = offset!(socket_sk);
+    // SAFETY: the verifier knows `socket`, and the offset is that of a pointer.
+    let sk: *const c_void = unsafe { load(socket, offset) };
+    used_by_traced_call(sk, result)
+}
+
 /// accept(2) took a connection. Before 6.10: (sk, flags, err, kern), returns the new socket.
 #[fexit(function = "inet_csk_accept")]
 fn inet_csk_accept_4(ctx: FExitContext) -> i32 {
@@ -288,10 +334,21 @@ fn inet_csk_accept_2(ctx: FExitContext) -> i32 {
     accepted(ctx.arg(2))
 }
 
+/// Something happens to a TCP connection. When one has come in and stands, its socket is given a cookie, by which fexit of
+/// `inet_csk_accept` can name it. Only attached where that program cannot have the cookie made (before 5.12).
+#[sock_ops]
+fn connection_stands(ctx: SockOpsContext) -> u32 {
+    if ctx.op() == PASSIVE_ESTABLISHED {
+        socket::cookie(ctx.as_ptr());
+    }
+    // 0 would be a refusal. The reply, which this does not touch, stands at 0: to the kernel's questions that is "as usual".
+    PASS as u32
+}
+
 #[inline(always)]
 fn accepted(sk: *mut c_void) -> i32 {
     if !sk.is_null() {
-        socket::used_for_connection(sk, || u32::from(TCP), || socket::cookie(sk));
+        socket::used_for_connection(sk, || u32::from(TCP), || socket::traced_cookie(sk));
     }
     0
 }
@@ -306,7 +363,7 @@ fn used_by_traced_call(sk: *const c_void, result: i32) -> i32 {
     // SAFETY: the verifier knows `sk` as a socket, and the offset is that of a u16.
     let family: u16 = unsafe { load(sk, family) };
     if family == AF_INET || family == AF_INET6 {
-        socket::used(sk.cast_mut(), || socket::cookie(sk.cast_mut()));
+        socket::used(sk.cast_mut(), || socket::traced_cookie(sk.cast_mut()));
     }
     0
 }

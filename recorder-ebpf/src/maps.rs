@@ -13,6 +13,12 @@ pub static EVENTS: RingBuf<u8, { 16 << 20 }> = RingBuf::new();
 #[btf_map]
 pub static SOCKETS: SkStorage<Socket> = SkStorage::new();
 
+/// The same, by the socket's cookie, where tracing programs may not use socket storage (see [`has_tracing_helpers`]); elsewhere
+/// user space makes it with one entry. LRU, because sockets end without a word (a connection that nobody accepts); one
+/// that is pushed out is known again when it is next used.
+#[btf_map]
+pub static SOCKETS_BY_COOKIE: LruHashMap<u64, Socket, 65536> = LruHashMap::new();
+
 /// Processes that were announced, by process id word, with the epoch in which they were.
 #[btf_map]
 pub static PROCESSES: LruHashMap<u64, u32, 16384> = LruHashMap::new();
@@ -34,9 +40,9 @@ static OFFSETS: Offsets = {
     unsafe { core::mem::zeroed() }
 };
 
-/// Filled in before loading: whether `bpf_get_current_task_btf` exists (Linux 5.11).
+/// Filled in before loading: see [`has_tracing_helpers`].
 #[unsafe(no_mangle)]
-static TASK_BTF: u32 = 0;
+static TRACING_HELPERS: u32 = 0;
 
 /// Filled in before loading: whether arguments are asked for. Where they are not, the verifier drops what reads them.
 #[unsafe(no_mangle)]
@@ -58,11 +64,13 @@ macro_rules! offset {
 }
 pub(crate) use offset;
 
-/// Whether the current task can be had as a typed pointer.
+/// Whether there are the helpers that came with Linux 5.11 (`bpf_get_current_task_btf`, socket storage for tracing programs)
+/// and 5.12 (`bpf_get_socket_cookie` for tracing programs). The verifier knows the answer, and does not look at what is
+/// for the other case.
 #[inline(always)]
-pub fn has_task_btf() -> bool {
+pub fn has_tracing_helpers() -> bool {
     // SAFETY: the static is there and initialised.
-    let has = unsafe { core::ptr::read_volatile(&raw const TASK_BTF) };
+    let has = unsafe { core::ptr::read_volatile(&raw const TRACING_HELPERS) };
     has != 0
 }
 

@@ -13,7 +13,7 @@ use recorder_shared::{
 
 use crate::kernel::{load, probe};
 use crate::maps::{
-    EVENTS, NO_WAKEUP, PROCESSES, TRACKED, count_loss, epoch, has_task_btf, offset, wants_arguments,
+    EVENTS, NO_WAKEUP, PROCESSES, TRACKED, count_loss, epoch, has_tracing_helpers, offset, wants_arguments,
 };
 
 /// `PF_KTHREAD` of include/linux/sched.h: a kernel thread, which is never the user of a socket.
@@ -42,7 +42,7 @@ pub struct Current {
 /// Only to be believed in hooks that run for a system call of the caller. Elsewhere the current task is a bystander.
 #[inline(always)]
 pub fn current() -> Option<Current> {
-    if has_task_btf() { current_by_type() } else { current_by_probe() }
+    if has_tracing_helpers() { current_by_type() } else { current_by_probe() }
 }
 
 #[inline(always)]
@@ -170,6 +170,14 @@ pub fn is_tracked(tgid: u32, start_boottime_ns: u64) -> bool {
     start.is_some_and(|start| *start == start_boottime_ns || *start == ANY_START)
 }
 
+/// The same number, but the compiler does not know that. So it does not leave out a mask that changes nothing, which the
+/// verifier needs: before Linux 6.2 (at least) it forgets a comparison of a value that was in memory meanwhile.
+#[inline(always)]
+fn hidden(number: usize) -> usize {
+    // SAFETY: a local variable.
+    unsafe { core::ptr::read_volatile(&raw const number) }
+}
+
 /// Writes the path of the task's executable into `path`, last component first, each with its NUL, as `d_path` would
 /// name it from the task's own root. Returns the bytes used.
 #[inline(always)]
@@ -197,11 +205,11 @@ fn copy_path(path: &mut [u8; PATH_BYTES], task: *const c_void) -> u16 {
             mnt = parent.wrapping_byte_add(offset!(mount_mnt));
             continue;
         }
-        if used >= PATH_BYTES - COMPONENT_BYTES {
+        if used >= PATH_BYTES / 2 {
             break;
         }
         let name: *const c_void = probe(dentry, offset!(dentry_name));
-        let target = path.as_mut_ptr().wrapping_add(used);
+        let target = path.as_mut_ptr().wrapping_add(used & hidden(PATH_BYTES / 2 - 1));
         // SAFETY: at least COMPONENT_BYTES are left behind `target`; the helper checks the address of the name.
         let copied = unsafe { bpf_probe_read_kernel_str(target.cast(), COMPONENT_BYTES as u32, name) };
         if copied <= 0 || copied > COMPONENT_BYTES as i64 {

@@ -15,7 +15,9 @@ use recorder_shared::{
 };
 
 use crate::kernel::{SockHead, probe, untyped};
-use crate::maps::{EVENTS, NO_WAKEUP, SOCKETS, count_loss, epoch, offset};
+use crate::maps::{
+    EVENTS, NO_WAKEUP, SOCKETS, SOCKETS_BY_COOKIE, count_loss, epoch, has_tracing_helpers, offset,
+};
 use crate::packet::{Headers, TCP, mapped};
 use crate::process::{Current, announce_current, current};
 
@@ -24,6 +26,8 @@ const AF_INET6: u16 = 10;
 const SOCK_STREAM: u32 = 1;
 /// `BPF_SK_STORAGE_GET_F_CREATE`
 const CREATE: u64 = 1;
+/// `BPF_NOEXIST`
+const IF_ABSENT: u64 = 1;
 
 /// Two addresses and two ports, seen from the socket. Addresses in network order, IPv4 mapped; ports in host order.
 #[derive(Clone, Copy)]
@@ -74,6 +78,18 @@ pub fn cookie(sk: *mut c_void) -> u64 {
     unsafe { bpf_get_socket_cookie(sk) }
 }
 
+/// The cookie of a socket that a tracing program has. Where such programs have no helper for it, the one that some other
+/// program caused to be made; 0 if none did.
+#[inline(always)]
+pub fn traced_cookie(sk: *mut c_void) -> u64 {
+    if has_tracing_helpers() { cookie(sk) } else { made_cookie(sk) }
+}
+
+#[inline(always)]
+fn made_cookie(sk: *const c_void) -> u64 {
+    probe(untyped(sk), offset!(sock_cookie))
+}
+
 /// What is kept of the socket, if anything is.
 #[inline(always)]
 pub fn find<'a>(sk: *mut c_void) -> Option<&'a mut Socket> {
@@ -82,12 +98,42 @@ pub fn find<'a>(sk: *mut c_void) -> Option<&'a mut Socket> {
 
 #[inline(always)]
 fn storage<'a>(sk: *mut c_void, flags: u64) -> Option<&'a mut Socket> {
+    if !has_tracing_helpers() {
+        return entry(sk, flags);
+    }
     let map = (&raw const SOCKETS).cast_mut().cast::<c_void>();
     // SAFETY: the map is one of socket storage; the verifier accepts only a socket for `sk`.
     let value = unsafe { bpf_sk_storage_get(map, sk, core::ptr::null_mut(), flags) };
     // SAFETY: the helper gives null or a value of the map's type that lives as long as the socket. Other programs may
     // write it at the same time; each field is a word that is read and written whole.
     unsafe { value.cast::<Socket>().as_mut() }
+}
+
+/// [`storage`] where tracing programs may not use socket storage: all programs use the map by cookie instead, for what they
+/// know of a socket must be one thing.
+#[inline(always)]
+fn entry<'a>(sk: *const c_void, flags: u64) -> Option<&'a mut Socket> {
+    let cookie = made_cookie(sk);
+    if cookie == 0 {
+        return None;
+    }
+    if flags & CREATE != 0 && SOCKETS_BY_COOKIE.get_ptr(cookie).is_none() {
+        // Another CPU may have been faster: then its entry stays.
+        let _ = SOCKETS_BY_COOKIE.insert(cookie, &EMPTY, IF_ABSENT);
+    }
+    let value = SOCKETS_BY_COOKIE.get_ptr_mut(cookie)?;
+    // SAFETY: a pointer to a map value, which stays mapped for the run of the program. Other programs may write it at the
+    // same time; each field is a word that is read and written whole.
+    unsafe { value.as_mut() }
+}
+
+/// The socket is closed: what is kept of it by its cookie is deleted. Socket storage goes by itself.
+#[inline(always)]
+pub fn forget(sk: *const c_void) {
+    if !has_tracing_helpers() {
+        // Most TCP sockets have none.
+        let _ = SOCKETS_BY_COOKIE.remove(made_cookie(sk));
+    }
 }
 
 /// A process created the socket, which is kept from now on.
@@ -124,8 +170,12 @@ pub fn bound(sk: *mut c_void, cookie: u64, kind: u32, protocol: u32) {
 /// The current process uses the socket, as it may do again and again: so what is told is kept. `cookie` is asked for only
 /// when it was not known.
 #[inline(always)]
-pub fn used(sk: *mut c_void, cookie: impl FnOnce() -> u64) {
+pub fn used(sk: *mut c_void, cookie: impl Fn() -> u64) {
     let Some(user) = current() else { return };
+    if !has_tracing_helpers() {
+        // What is kept is found by the cookie, and that is made when it is first asked for.
+        cookie();
+    }
     let Some(socket) = storage(sk, CREATE) else { return };
     // The process first: the verifier goes through that once for each way in which it can be reached.
     if is_told(socket, user) || !announce_current(user.process) {
@@ -156,7 +206,10 @@ pub fn used_for_connection(sk: *mut c_void, protocol: impl FnOnce() -> u32, cook
         None => {
             let mut socket =
                 Socket { cookie: cookie(), netns: head.netns(), protocol: protocol(), ..UNKEPT };
-            tell_user(&mut socket, &head, user);
+            // Without a cookie it cannot be told which socket it is.
+            if socket.cookie != 0 {
+                tell_user(&mut socket, &head, user);
+            }
         }
     }
 }
@@ -179,6 +232,9 @@ const UNKEPT: Socket = Socket {
     kind: SOCK_STREAM,
     protocol: TCP as u32,
 };
+
+/// A socket that is kept from now on, before anything is known of it.
+static EMPTY: Socket = Socket { kind: 0, protocol: 0, ..UNKEPT };
 
 /// Whether it was said in this epoch that this is the user.
 ///
@@ -266,6 +322,8 @@ pub fn opened(kind: u8, sk: *mut c_void, cookie: u64, flow: &Flow) {
     }
 }
 
+const NOBODY: Current = Current { process: 0, tid: 0 };
+
 /// What a closed socket was.
 pub struct Facts {
     pub is_tcp: bool,
@@ -277,7 +335,11 @@ pub struct Facts {
 /// user all the same, and a FIN is its doing.
 #[inline(always)]
 pub fn closed(sk: *mut c_void, facts: impl FnOnce() -> Facts) {
-    let user = current().filter(|user| announce_current(user.process));
+    // No `Option`: the verifier before 6.3 loses sight of whether there is something in it.
+    let user = match current() {
+        Some(user) if announce_current(user.process) => user,
+        _ => NOBODY,
+    };
     let (now, head, Facts { is_tcp, is_dead }) = (now_ns(), SockHead::of(sk), facts());
     let mut socket = match find(sk) {
         Some(socket) if socket.ports == 0 && socket.use_epoch == 0 => return,
@@ -285,7 +347,7 @@ pub fn closed(sk: *mut c_void, facts: impl FnOnce() -> Facts) {
         None if is_tcp => Socket { cookie: cookie(sk), netns: head.netns(), ..UNKEPT },
         None => return,
     };
-    if let Some(user) = user {
+    if user.process != NOBODY.process {
         change_user(&mut socket, user, now);
     }
     // sk_wmem_alloc counts the bytes of all packets under way, and 1 for the socket itself (include/net/sock.h).

@@ -234,6 +234,8 @@ pub struct Offsets {
     pub sock_v6_rcv_saddr: u32,
     pub sock_v6_daddr: u32,
     pub sock_net: u32,
+    pub sock_cookie: u32,
+    pub socket_sk: u32,
     pub net_inum: u32,
 }
 
@@ -248,4 +250,4 @@ const _: () = assert!(offset_of!(ProcessEvent, path) == 56);
 const _: () = assert!(offset_of!(ProcessEvent, cgroup) == 56 + PATH_BYTES);
 const _: () = assert!(offset_of!(ProcessEventWithArguments, arguments) == size_of::<ProcessEvent>());
 const _: () = assert!(size_of::<Socket>() == 112);
-const _: () = assert!(size_of::<Offsets>() == 40 * 4);
+const _: () = assert!(size_of::<Offsets>() == 42 * 4);

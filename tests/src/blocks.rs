@@ -1,5 +1,6 @@
 //! The blocks of a pcapng file, as the crate pcap-parser (not ours) reads them.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
@@ -92,38 +93,49 @@ fn bytes<'a>(option: &'a PcapNGOption<'_>) -> &'a [u8] {
     option.as_bytes().unwrap_or_else(|error| panic!("damaged option: {error}"))
 }
 
-/// Panics unless the forms of annotation agree with each other, in every packet: the process of the ids and of the
-/// record is the sender that the comment names, or the receiver where the sender is not known; records come before
-/// their packets, and custom blocks after the last one, so that no frame number moves.
+/// Panics unless the forms of annotation agree with each other, in every packet (see [`disagreements`]); records come
+/// before their packets, and custom blocks after the last one, so that no frame number moves.
 pub fn assert_consistent(file: &Path) {
-    let mut processes = Vec::new();
-    let mut custom_seen = false;
-    for (position, block) in read(file).into_iter().enumerate() {
-        match block {
-            Kind::Process(pid, name) => processes.push(format!("{name}[{pid}]")),
-            Kind::Custom(_) => custom_seen = true,
-            Kind::Packet(packet) => {
-                assert!(
-                    !custom_seen,
-                    "block {position}: a packet after a custom block, so its frame number moved"
-                );
-                assert_agrees(&packet, &processes, position);
-            }
-            Kind::Statistics | Kind::Other(_) => {}
-        }
+    let blocks = read(file);
+    let last_packet = blocks.iter().rposition(|block| matches!(block, Kind::Packet(_)));
+    let first_custom = blocks.iter().position(|block| matches!(block, Kind::Custom(_)));
+    if let (Some(packet), Some(custom)) = (last_packet, first_custom) {
+        assert!(packet < custom, "block {packet}: a packet after a custom block, so its frame number moved");
     }
+    let disagreements = disagreements_in(blocks);
+    assert!(disagreements.is_empty(), "the annotations disagree: {disagreements:#?}");
 }
 
-fn assert_agrees(packet: &Packet, processes: &[String], position: usize) {
+/// Where the forms of annotation do not agree with each other, by frame number (from 1): the process of the ids and of
+/// the record is the sender that the comment names, or the receiver where the sender is not known.
+pub fn disagreements(file: &Path) -> HashMap<u32, String> {
+    disagreements_in(read(file))
+}
+
+fn disagreements_in(blocks: Vec<Kind>) -> HashMap<u32, String> {
+    let mut processes = Vec::new();
+    let mut found = HashMap::new();
+    let mut frame = 0;
+    for block in blocks {
+        match block {
+            Kind::Process(pid, name) => processes.push(format!("{name}[{pid}]")),
+            Kind::Packet(packet) => {
+                frame += 1;
+                if !agrees(&packet, &processes) {
+                    found.insert(frame, format!("{packet:?}"));
+                }
+            }
+            Kind::Custom(_) | Kind::Statistics | Kind::Other(_) => {}
+        }
+    }
+    found
+}
+
+fn agrees(packet: &Packet, processes: &[String]) -> bool {
     let Packet { comments, ids, process_index } = packet;
-    let Some(comment) = comments.first() else {
-        assert_eq!((ids, process_index), (&None, &None), "block {position}: ids without a comment");
-        return;
-    };
+    let Some(comment) = comments.first() else { return ids.is_none() && process_index.is_none() };
     let local = comment.split(" > ").find(|end| *end != "?").unwrap_or("?");
-    let index =
-        process_index.unwrap_or_else(|| panic!("block {position}: no process index; {packet:?}")) as usize;
-    assert_eq!(processes.get(index).map(String::as_str), Some(local), "block {position}: {packet:?}");
-    let (pid, _) = ids.unwrap_or_else(|| panic!("block {position}: no process id; {packet:?}"));
-    assert!(local.ends_with(&format!("[{pid}]")), "block {position}: process id {pid}, comment {comment}");
+    let record = process_index.and_then(|index| processes.get(index as usize));
+    let pid = ids.map(|(pid, _)| format!("[{pid}]"));
+    record.is_some_and(|record| record == local) && pid.is_some_and(|pid| local.ends_with(&pid))
 }

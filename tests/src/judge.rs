@@ -1,4 +1,8 @@
 //! Compares what the file says about each packet with what the programs said about themselves.
+//!
+//! A name is right only if the truth allows it for this packet at this end; all forms of annotation must say the same. The
+//! truth is by intervals: whoever used the socket at the time of the packet. Between the end of one turn and the beginning
+//! of the next the packet may be either's, and nobody else's.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -6,70 +10,157 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::path::Path;
 
+use crate::blocks;
 use crate::lab::say;
 use crate::truth::{Truth, canonical};
 use crate::tshark;
 
-/// Which packets are judged: those with a socket at both ends. An ICMP error quotes ports, but they are not its own.
-const JUDGED: &str = "(tcp or udp) and not icmp and not icmpv6";
+/// Which packets are judged: those that belong to a socket. An ICMP error quotes ports, but they are not its own.
+const JUDGED: &str = "((tcp or udp or udplite) and not icmp and not icmpv6) or icmp.type in {0,8} or \
+     icmpv6.type in {128,129} or ip.frag_offset > 0 or ipv6.fraghdr.offset > 0";
 const UNKNOWN: &str = "?";
 
-/// One TCP or UDP packet, as tshark reads it.
+/// One packet of a socket, as tshark reads it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packet {
     /// Its number in the file, from 1.
     pub number: u32,
     /// When it was captured: nanoseconds since the epoch.
     pub time_ns: u64,
-    /// `tcp` or `udp`.
+    /// `tcp`, `udp`, `udplite`, `icmp`, `icmpv6`.
     pub protocol: String,
-    /// From where.
+    /// From where. The port of an echo is its identifier, at both ends.
     pub source: SocketAddr,
     /// To where.
     pub destination: SocketAddr,
-    /// TCP flags, as tshark writes them; empty for UDP.
+    /// TCP flags, as tshark writes them; empty for others. An echo has `request` or `reply`.
     pub flags: String,
+    /// Bytes on the wire.
+    pub length: u32,
     /// Our annotation.
     pub comment: Option<String>,
 }
 
-/// The TCP and UDP packets of a file that the display filter lets through.
-pub fn packets(file: &Path, filter: &str) -> Vec<Packet> {
-    let names = [
-        "frame.number",
-        "frame.time_epoch",
-        "ip.src",
-        "ipv6.src",
-        "ip.dst",
-        "ipv6.dst",
-        "tcp.srcport",
-        "udp.srcport",
-        "tcp.dstport",
-        "udp.dstport",
-        "tcp.flags",
-        "frame.comment",
-    ];
-    let filter = format!("{JUDGED} and ({filter})");
-    let rows = tshark::fields(file, &filter, &names);
-    rows.iter().map(|row| packet(row).unwrap_or_else(|| panic!("cannot read the row {row:?}"))).collect()
+impl Packet {
+    /// Whether it opens a TCP connection: SYN without ACK.
+    fn opens(&self) -> bool {
+        let flags = self.flags.strip_prefix("0x").and_then(|hex| u16::from_str_radix(hex, 16).ok());
+        flags.is_some_and(|flags| flags & 0x12 == 0x02)
+    }
 }
 
-fn packet(row: &[String]) -> Option<Packet> {
-    let [number, time, from4, from6, to4, to6, tcp_from, udp_from, tcp_to, udp_to, flags, comment] = row
-    else {
-        return None;
-    };
-    let address = |v4: &str, v6: &str| format!("{v4}{v6}").parse::<IpAddr>().ok();
-    let port = |tcp: &str, udp: &str| format!("{tcp}{udp}").parse::<u16>().ok();
-    Some(Packet {
-        number: number.parse().ok()?,
-        time_ns: nanoseconds(time)?,
-        protocol: if tcp_from.is_empty() { "udp" } else { "tcp" }.to_string(),
-        source: SocketAddr::new(address(from4, from6)?, port(tcp_from, udp_from)?),
-        destination: SocketAddr::new(address(to4, to6)?, port(tcp_to, udp_to)?),
-        flags: flags.clone(),
-        comment: (!comment.is_empty()).then(|| comment.clone()),
-    })
+const FIELDS: [&str; 23] = [
+    "frame.number",
+    "frame.time_epoch",
+    "frame.len",
+    "ip.src",
+    "ipv6.src",
+    "ip.dst",
+    "ipv6.dst",
+    "tcp.srcport",
+    "udp.srcport",
+    "tcp.dstport",
+    "udp.dstport",
+    "tcp.flags",
+    "ip.proto",
+    "ipv6.nxt",
+    "ipv6.fraghdr.nxt",
+    "icmp.type",
+    "icmpv6.type",
+    "icmp.ident",
+    "icmpv6.echo.identifier",
+    "ip.id",
+    "ipv6.fraghdr.ident",
+    "frame.comment",
+    "ip.frag_offset",
+];
+
+/// The packets of sockets in a file that the display filter lets through. Later fragments have the ports of the first.
+pub fn packets(file: &Path, filter: &str) -> Vec<Packet> {
+    let filter = format!("({JUDGED}) and ({filter})");
+    let mut firsts = HashMap::new();
+    let rows = tshark::fields(file, &filter, &FIELDS);
+    let rows: Vec<Row<'_>> = rows.iter().map(|row| Row(row)).collect();
+    for row in &rows {
+        if let (Some(datagram), Some(ports)) = (row.datagram(), row.ports()) {
+            firsts.insert(datagram, ports);
+        }
+    }
+    rows.iter()
+        .map(|row| row.packet(&firsts).unwrap_or_else(|| panic!("cannot read the row {:?}", row.0)))
+        .collect()
+}
+
+/// One row of [`FIELDS`].
+struct Row<'a>(&'a [String]);
+
+impl Row<'_> {
+    fn field(&self, name: &str) -> &str {
+        let at = FIELDS.iter().position(|field| *field == name);
+        at.and_then(|at| self.0.get(at)).map_or("", String::as_str)
+    }
+
+    /// What the fragments of one datagram have in common; nothing for what has no identification.
+    fn datagram(&self) -> Option<(String, String, String)> {
+        let identification = format!("{}{}", self.field("ip.id"), self.field("ipv6.fraghdr.ident"));
+        let (source, destination) = self.addresses()?;
+        (!identification.is_empty()).then(|| (source.to_string(), destination.to_string(), identification))
+    }
+
+    fn addresses(&self) -> Option<(IpAddr, IpAddr)> {
+        let address = |v4, v6| format!("{}{}", self.field(v4), self.field(v6)).parse::<IpAddr>().ok();
+        Some((address("ip.src", "ipv6.src")?, address("ip.dst", "ipv6.dst")?))
+    }
+
+    fn ports(&self) -> Option<(u16, u16)> {
+        let number = |names: [&str; 2]| names.iter().find_map(|name| self.field(name).parse::<u16>().ok());
+        if let Some(identifier) =
+            number(["icmp.ident", "icmpv6.echo.identifier"]).or_else(|| self.hex_identifier())
+        {
+            return Some((identifier, identifier));
+        }
+        Some((number(["tcp.srcport", "udp.srcport"])?, number(["tcp.dstport", "udp.dstport"])?))
+    }
+
+    /// tshark writes the identifier of ICMPv6 in hexadecimal.
+    fn hex_identifier(&self) -> Option<u16> {
+        let text = self.field("icmpv6.echo.identifier").strip_prefix("0x")?;
+        u16::from_str_radix(text, 16).ok()
+    }
+
+    fn packet(&self, firsts: &HashMap<(String, String, String), (u16, u16)>) -> Option<Packet> {
+        let (source, destination) = self.addresses()?;
+        let of_first = || self.datagram().and_then(|datagram| firsts.get(&datagram).copied());
+        let (from, to) = self.ports().or_else(of_first)?;
+        let kind = match (self.field("icmp.type"), self.field("icmpv6.type")) {
+            ("8", _) | (_, "128") => "request",
+            ("0", _) | (_, "129") => "reply",
+            _ => self.field("tcp.flags"),
+        };
+        let comment = self.field("frame.comment");
+        Some(Packet {
+            number: self.field("frame.number").parse().ok()?,
+            time_ns: nanoseconds(self.field("frame.time_epoch"))?,
+            protocol: self.protocol()?.to_string(),
+            source: SocketAddr::new(source, from),
+            destination: SocketAddr::new(destination, to),
+            flags: kind.to_string(),
+            length: self.field("frame.len").parse().ok()?,
+            comment: (!comment.is_empty()).then(|| comment.to_string()),
+        })
+    }
+
+    fn protocol(&self) -> Option<&'static str> {
+        let last = |name| self.field(name).rsplit(';').next().filter(|text| !text.is_empty());
+        Some(match last("ipv6.fraghdr.nxt").or(last("ip.proto")).or(last("ipv6.nxt"))? {
+            "1" => "icmp",
+            "6" => "tcp",
+            "17" => "udp",
+            "58" => "icmpv6",
+            "136" => "udplite",
+            _ => return None,
+        })
+    }
 }
 
 /// `1700000000.000000001` in nanoseconds; a float would not hold them.
@@ -104,6 +195,30 @@ pub struct Judged {
     pub senders: Vec<String>,
     /// Who may be named as receiver.
     pub receivers: Vec<String>,
+    /// Why it is wrong although the comment may be right: another form of annotation says something else.
+    pub disagreement: Option<String>,
+}
+
+impl Judged {
+    /// Whether both ends are named.
+    pub fn names_both(&self) -> bool {
+        let ends = self.packet.comment.as_deref().and_then(|comment| comment.split_once(" > "));
+        ends.is_some_and(|(sender, receiver)| sender != UNKNOWN && receiver != UNKNOWN)
+    }
+}
+
+impl fmt::Display for Judged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { packet, verdict, senders, receivers, disagreement } = self;
+        let Packet { number, time_ns, protocol, source, destination, flags, comment, .. } = packet;
+        let got = comment.as_deref().unwrap_or("nothing");
+        write!(
+            f,
+            "{verdict:?}: frame {number} at {time_ns} {protocol} {source} -> {destination} {flags}\n  \
+             expected {senders:?} > {receivers:?}\n  got      {got}"
+        )?;
+        disagreement.iter().try_for_each(|text| write!(f, "\n  but      {text}"))
+    }
 }
 
 /// All packets of one file, judged.
@@ -127,7 +242,7 @@ impl Judgement {
             .iter()
             .filter(|judged| judged.verdict != Verdict::Right)
             .take(40)
-            .map(line)
+            .map(Judged::to_string)
             .collect();
         assert!(bad.is_empty(), "{context}: {self}\nnot right (the first 40):\n{}", bad.join("\n"));
         assert!(self.packets.len() >= at_least, "{context}: expected at least {at_least} packets; {self}");
@@ -147,28 +262,30 @@ impl fmt::Display for Judgement {
     }
 }
 
-fn line(judged: &Judged) -> String {
-    let Judged { packet, verdict, senders, receivers } = judged;
-    let Packet { number, time_ns, protocol, source, destination, flags, comment } = packet;
-    let got = comment.as_deref().unwrap_or("nothing");
-    format!(
-        "{verdict:?}: frame {number} at {time_ns} {protocol} {source} -> {destination} {flags}\n  \
-         expected {senders:?} > {receivers:?}\n  got      {got}"
-    )
-}
-
-/// Judges every TCP and UDP packet of a file by what the programs said.
+/// Judges every packet of a socket in a file by what the programs said.
 pub fn judge(file: &Path, truths: &[Truth]) -> Judgement {
-    let book = Book::new(truths);
-    Judgement { packets: packets(file, "frame").into_iter().map(|packet| judge_one(packet, &book)).collect() }
+    let packets = packets(file, "frame");
+    let disagreements = blocks::disagreements(file);
+    let book = Book::new(truths, &packets);
+    let judged = |packet: Packet| judge_one(packet, &book, &disagreements);
+    Judgement { packets: packets.into_iter().map(judged).collect() }
 }
 
-fn judge_one(packet: Packet, book: &Book<'_>) -> Judged {
-    let Packet { protocol, source, destination, time_ns, .. } = &packet;
-    let senders = book.owners(protocol, *source, *destination, *time_ns);
-    let receivers = book.owners(protocol, *destination, *source, *time_ns);
-    let verdict = verdict(packet.comment.as_deref(), &senders, &receivers);
-    Judged { packet, verdict, senders, receivers }
+fn judge_one(packet: Packet, book: &Book<'_>, disagreements: &HashMap<u32, String>) -> Judged {
+    let Packet { protocol, source, destination, time_ns, flags, .. } = &packet;
+    // The kernel answers echo requests, and that is nobody's.
+    let owners = |local, remote, kernel: &str| match flags == kernel {
+        true => Vec::new(),
+        false => book.owners(protocol, local, remote, *time_ns),
+    };
+    let senders = owners(*source, *destination, "reply");
+    let receivers = owners(*destination, *source, "request");
+    let disagreement = disagreements.get(&packet.number).cloned();
+    let verdict = match &disagreement {
+        Some(_) => Verdict::Wrong,
+        None => verdict(packet.comment.as_deref(), &senders, &receivers),
+    };
+    Judged { packet, verdict, senders, receivers, disagreement }
 }
 
 fn verdict(comment: Option<&str>, senders: &[String], receivers: &[String]) -> Verdict {
@@ -206,33 +323,60 @@ fn worse(one: Verdict, other: Verdict) -> Verdict {
 /// The truth, by local and remote port.
 struct Book<'a> {
     by_ports: HashMap<(u16, Option<u16>), Vec<&'a Truth>>,
+    /// When each TCP flow was opened, seen from the client: the times of its SYNs, in order.
+    openings: HashMap<(SocketAddr, SocketAddr), Vec<u64>>,
 }
 
 impl<'a> Book<'a> {
-    fn new(truths: &'a [Truth]) -> Self {
+    fn new(truths: &'a [Truth], packets: &[Packet]) -> Self {
         let mut by_ports: HashMap<_, Vec<&Truth>> = HashMap::new();
         for truth in truths {
             let ports = (truth.local.port(), truth.remote.map(|remote| remote.port()));
             by_ports.entry(ports).or_default().push(truth);
         }
-        Self { by_ports }
+        let mut openings: HashMap<_, Vec<u64>> = HashMap::new();
+        for packet in packets.iter().filter(|packet| packet.opens()) {
+            openings.entry((packet.source, packet.destination)).or_default().push(packet.time_ns);
+        }
+        openings.values_mut().for_each(|times| times.sort_unstable());
+        Self { by_ports, openings }
     }
 
-    /// Who may be named for this end of a packet at this time. More than one only for a connection that came in and
-    /// was not yet accepted: the process that listens, and the one that accepts it a moment later.
+    /// Who may be named for this end of a packet at this time. More than one only between two turns, and for a connection
+    /// that came in and was not yet accepted: the process that listens, and the one that accepts it a moment later.
     fn owners(&self, protocol: &str, local: SocketAddr, remote: SocketAddr, time_ns: u64) -> Vec<String> {
         let life = self.life_of_flow(protocol, local, remote, time_ns);
         let mut exact = self.lines(protocol, local, Some(remote));
-        exact.retain(|truth| life.contains(&truth.start_ns));
+        exact.retain(|truth| life.contains(&self.begin(truth)));
         exact.sort_by_key(|truth| truth.start_ns);
-        let of_any = self.lines(protocol, local, None);
+        let at_that_time = |truth: &&Truth| truth.start_ns <= time_ns && time_ns <= truth.end_ns;
+        let mut of_any = self.lines(protocol, local, None);
+        of_any.retain(at_that_time);
 
-        let current = exact.iter().rev().find(|truth| truth.start_ns <= time_ns);
-        match (current, exact.first()) {
-            (Some(current), _) => vec![current.label()],
-            (None, Some(next)) => of_any.iter().chain([next]).map(|truth| truth.label()).collect(),
-            (None, None) => of_any.iter().map(|truth| truth.label()).collect(),
+        let mut owners: Vec<&Truth> = exact.iter().copied().filter(at_that_time).collect();
+        if owners.is_empty() {
+            let before = exact.iter().rev().find(|truth| truth.start_ns <= time_ns);
+            let after = exact.iter().find(|truth| truth.start_ns > time_ns);
+            owners.extend(before.into_iter().chain(after));
+            // Where several listen, only the one that took it counts.
+            if before.is_none() && (after.is_none() || is_one_process(&of_any)) {
+                owners.extend(of_any);
+            }
         }
+        let mut labels: Vec<String> = owners.into_iter().map(Truth::label).collect();
+        labels.dedup();
+        labels
+    }
+
+    /// From when on a client has the flow: from its SYN on, which tells better than the client's own clock when the
+    /// connection before it is over.
+    fn begin(&self, truth: &Truth) -> u64 {
+        if truth.role != "client" || truth.protocol != "tcp" {
+            return truth.start_ns;
+        }
+        let openings = truth.remote.and_then(|remote| self.openings.get(&(truth.local, remote)));
+        let opening = openings.and_then(|times| times.iter().find(|time| **time >= truth.start_ns));
+        opening.copied().filter(|time| *time <= truth.end_ns).unwrap_or(truth.start_ns)
     }
 
     /// From when to when this flow, whose ports may be used again later, is the one that the packet belongs to: a flow
@@ -246,9 +390,10 @@ impl<'a> Book<'a> {
     ) -> Range<u64> {
         let mut openers = self.lines(protocol, local, Some(remote));
         openers.extend(self.lines(protocol, remote, Some(local)));
-        let starts = openers.iter().filter(|truth| truth.role == "client").map(|truth| truth.start_ns);
-        let begin = starts.clone().filter(|start| *start <= time_ns).max().unwrap_or(0);
-        let end = starts.filter(|start| *start > time_ns).min().unwrap_or(u64::MAX);
+        let clients = openers.iter().filter(|truth| truth.role == "client");
+        let starts: Vec<u64> = clients.map(|truth| self.begin(truth)).collect();
+        let begin = starts.iter().copied().filter(|start| *start <= time_ns).max().unwrap_or(0);
+        let end = starts.into_iter().filter(|start| *start > time_ns).min().unwrap_or(u64::MAX);
         begin..end
     }
 
@@ -256,13 +401,25 @@ impl<'a> Book<'a> {
     fn lines(&self, protocol: &str, local: SocketAddr, remote: Option<SocketAddr>) -> Vec<&'a Truth> {
         let (local, remote) = (canonical(local), remote.map(canonical));
         let ports = (local.port(), remote.map(|remote| remote.port()));
-        let same_address =
-            |truth: &Truth| truth.local.ip().is_unspecified() || truth.local.ip() == local.ip();
-        let fits =
-            |truth: &Truth| truth.protocol == protocol && truth.remote == remote && same_address(truth);
+        let same_address = |truth: &Truth| is_at(truth.local.ip(), local.ip());
+        let same_remote =
+            |truth: &Truth| truth.remote.map(|remote| remote.ip()) == remote.map(|remote| remote.ip());
+        let fits = |truth: &Truth| truth.protocol == protocol && same_remote(truth) && same_address(truth);
         let lines = self.by_ports.get(&ports).map_or(&[][..], Vec::as_slice);
         lines.iter().copied().filter(|truth| fits(truth)).collect()
     }
+}
+
+/// Whether a socket bound to one address has packets of the other. `::` has those of IPv4 too.
+fn is_at(bound: IpAddr, address: IpAddr) -> bool {
+    match bound {
+        IpAddr::V4(v4) => bound == address || v4.is_unspecified() && address.is_ipv4(),
+        IpAddr::V6(v6) => bound == address || v6.is_unspecified(),
+    }
+}
+
+fn is_one_process(truths: &[&Truth]) -> bool {
+    truths.iter().all(|truth| truth.pid == truths[0].pid)
 }
 
 #[cfg(test)]
@@ -291,6 +448,7 @@ mod tests {
             source: source.parse().unwrap(),
             destination: destination.parse().unwrap(),
             flags: String::new(),
+            length: 60,
             comment: (!comment.is_empty()).then(|| comment.to_string()),
         }
     }
@@ -301,7 +459,7 @@ mod tests {
     /// A listener, and the same client port used twice.
     fn story() -> Vec<Truth> {
         vec![
-            truth(1, "listener", "0.0.0.0:80", "*", 0),
+            Truth { end_ns: u64::MAX, ..truth(1, "listener", "0.0.0.0:80", "*", 0) },
             truth(10, "client", CLIENT, SERVER, 100),
             truth(2, "server", SERVER, CLIENT, 110),
             truth(11, "client", CLIENT, SERVER, 200),
@@ -310,7 +468,8 @@ mod tests {
     }
 
     fn verdict_of(time_ns: u64, comment: &str) -> Verdict {
-        judge_one(packet(CLIENT, SERVER, time_ns, comment), &Book::new(&story())).verdict
+        judge_one(packet(CLIENT, SERVER, time_ns, comment), &Book::new(&story(), &[]), &HashMap::new())
+            .verdict
     }
 
     #[test]
@@ -343,7 +502,7 @@ mod tests {
         let mut story = story();
         story.push(truth(12, "heir", CLIENT, SERVER, 220));
         let judged = |time, comment: &str| {
-            judge_one(packet(CLIENT, SERVER, time, comment), &Book::new(&story)).verdict
+            judge_one(packet(CLIENT, SERVER, time, comment), &Book::new(&story, &[]), &HashMap::new()).verdict
         };
         assert_eq!(judged(215, "client[11] > server[3]"), Verdict::Right);
         assert_eq!(judged(225, "client[11] > server[3]"), Verdict::Wrong);
@@ -351,9 +510,64 @@ mod tests {
     }
 
     #[test]
+    fn between_two_turns_a_packet_may_be_eithers_and_within_one_it_is_not() {
+        let mut story = story();
+        story.push(truth(12, "heir", CLIENT, SERVER, 220));
+        story.push(truth(13, "heir", CLIENT, SERVER, 240));
+        let judged = |time, comment: &str| {
+            judge_one(packet(CLIENT, SERVER, time, comment), &Book::new(&story, &[]), &HashMap::new()).verdict
+        };
+        assert_eq!(judged(223, "heir[13] > server[3]"), Verdict::Wrong);
+        assert_eq!(judged(230, "heir[12] > server[3]"), Verdict::Right);
+        assert_eq!(judged(230, "heir[13] > server[3]"), Verdict::Right);
+        assert_eq!(judged(230, "client[11] > server[3]"), Verdict::Wrong);
+        assert_eq!(judged(243, "heir[12] > server[3]"), Verdict::Wrong);
+        assert_eq!(judged(900, "heir[13] > server[3]"), Verdict::Right);
+    }
+
+    #[test]
+    fn of_several_listeners_only_the_one_that_accepted_is_right() {
+        let mut story = story();
+        story.push(Truth { end_ns: u64::MAX, ..truth(9, "listener", "0.0.0.0:80", "*", 0) });
+        let judged = |comment: &str| {
+            judge_one(packet(CLIENT, SERVER, 105, comment), &Book::new(&story, &[]), &HashMap::new()).verdict
+        };
+        assert_eq!(judged("client[10] > server[2]"), Verdict::Right);
+        assert_eq!(judged("client[10] > listener[9]"), Verdict::Wrong);
+        assert_eq!(judged("client[10] > listener[1]"), Verdict::Wrong);
+    }
+
+    #[test]
+    fn what_comes_before_the_syn_of_the_next_connection_is_the_former_ones() {
+        let syn = Packet { flags: "0x0002".into(), ..packet(CLIENT, SERVER, 205, "") };
+        let story = story();
+        let judged = |time, comment: &str| {
+            let packets = [syn.clone()];
+            judge_one(packet(SERVER, CLIENT, time, comment), &Book::new(&story, &packets), &HashMap::new())
+                .verdict
+        };
+        assert_eq!(judged(203, "server[2] > client[10]"), Verdict::Right);
+        assert_eq!(judged(203, "server[2] > client[11]"), Verdict::Wrong);
+        assert_eq!(judged(206, "server[3] > client[11]"), Verdict::Right);
+    }
+
+    #[test]
+    fn another_form_of_annotation_that_disagrees_is_wrong() {
+        let others = HashMap::from([(1, "the record is of somebody else".to_string())]);
+        let packet = packet(CLIENT, SERVER, 120, "client[10] > server[2]");
+        assert_eq!(judge_one(packet, &Book::new(&story(), &[]), &others).verdict, Verdict::Wrong);
+    }
+
+    #[test]
     fn a_name_on_a_packet_of_nobody_is_wrong() {
-        let stranger =
-            |comment| judge_one(packet("1.1.1.1:1", "2.2.2.2:2", 1, comment), &Book::new(&story())).verdict;
+        let stranger = |comment| {
+            judge_one(
+                packet("1.1.1.1:1", "2.2.2.2:2", 1, comment),
+                &Book::new(&story(), &[]),
+                &HashMap::new(),
+            )
+            .verdict
+        };
         assert_eq!(stranger("client[10]"), Verdict::Wrong);
         assert_eq!(stranger(""), Verdict::Nobodys);
     }

@@ -7,6 +7,7 @@
 
 pub mod blocks;
 pub mod cgroup;
+pub mod document;
 pub mod judge;
 pub mod lab;
 pub mod namespace;

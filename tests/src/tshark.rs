@@ -12,7 +12,9 @@ const HARMLESS: [&str; 3] = ["Running as user", "reading from file", "dropped pr
 /// joined by a semicolon. Anything tshark says on standard error is a failure.
 pub fn fields(file: &Path, filter: &str, names: &[&str]) -> Vec<Vec<String>> {
     let mut command = Command::new("tshark");
-    command.args(["-n", "-r"]).arg(file).args(["-Y", filter, "-T", "fields"]);
+    // Fragments are shown as they were captured, not put together.
+    command.args(["-n", "-o", "ip.defragment:FALSE", "-o", "ipv6.defragment:FALSE"]);
+    command.arg("-r").arg(file).args(["-Y", filter, "-T", "fields"]);
     command.args(["-E", "separator=/t", "-E", "occurrence=a", "-E", "aggregator=;"]);
     for name in names {
         command.args(["-e", name]);

@@ -1,6 +1,9 @@
 //! Command lines: first the positional arguments, then `--option VALUE` and `--flag`.
 
 use std::net::SocketAddr;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 pub(crate) struct Options {
     arguments: Vec<String>,
@@ -51,7 +54,28 @@ impl Options {
         self.value("--log")
     }
 
-    fn argument(&self, index: usize) -> &str {
+    /// Everything behind the first `--`.
+    pub(crate) fn rest(&self) -> &[String] {
+        let at = self.arguments.iter().position(|argument| argument == "--");
+        at.map_or(&[], |at| &self.arguments[at + 1..])
+    }
+
+    /// Waits until the file that follows this option exists; not at all without the option.
+    pub(crate) fn wait_for_gate(&self, option: &str) {
+        let Some(gate) = self.value(option) else { return };
+        while !Path::new(gate).exists() {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Pauses for as many milliseconds as follow the option: where the pause itself is what is tested.
+    pub(crate) fn pause(&self, option: &str) {
+        if let Some(milliseconds) = self.number(option) {
+            thread::sleep(Duration::from_millis(milliseconds));
+        }
+    }
+
+    pub(crate) fn argument(&self, index: usize) -> &str {
         self.arguments.get(index).unwrap_or_else(|| panic!("argument {} is missing", index + 1))
     }
 }

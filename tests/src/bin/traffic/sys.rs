@@ -2,17 +2,12 @@
 
 use std::io;
 use std::net::TcpStream;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 
 fn check(result: i64, call: &str) -> i64 {
     assert!(result >= 0, "{call} failed: {}", io::Error::last_os_error());
     result
-}
-
-/// The id of this thread.
-pub(crate) fn thread_id() -> i32 {
-    // SAFETY: gettid takes nothing and cannot fail.
-    unsafe { libc::gettid() }
 }
 
 /// Which side of a fork this is.
@@ -28,6 +23,25 @@ pub(crate) fn fork() -> Fork {
     match check(i64::from(pid), "fork") as i32 {
         0 => Fork::Child,
         pid => Fork::Parent(pid),
+    }
+}
+
+/// Forks a child that has this process id; none if the id is in use. Needs CAP_CHECKPOINT_RESTORE, and Linux 5.5.
+pub(crate) fn fork_as(wanted: i32) -> Option<Fork> {
+    // SAFETY: all fields are integers, for which zero is a value.
+    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+    arguments.exit_signal = libc::SIGCHLD as u64;
+    arguments.set_tid = (&raw const wanted) as u64;
+    arguments.set_tid_size = 1;
+    // SAFETY: the structure is live and of the length that is told; without CLONE_VM the child has its own copy of all,
+    // and no other thread exists, hence no lock is held by one that the child does not have.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<libc::clone_args>()) };
+    if pid < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::EEXIST) {
+        return None;
+    }
+    match check(pid, "clone3") as i32 {
+        0 => Some(Fork::Child),
+        pid => Some(Fork::Parent(pid)),
     }
 }
 
@@ -59,6 +73,66 @@ pub(crate) fn accept_without_address(listener: &impl AsRawFd) -> TcpStream {
     TcpStream::from(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// A copy of standard input, as the socket that it is.
+pub(crate) fn standard_input() -> OwnedFd {
+    io::stdin().as_fd().try_clone_to_owned().expect("there is no standard input")
+}
+
+/// Reads one byte from standard error, which whoever started this program made the end of a pipe.
+pub(crate) fn wait_on_standard_error() {
+    let gate = io::stderr().as_fd().try_clone_to_owned().expect("there is no standard error");
+    std::io::Read::read_exact(&mut std::fs::File::from(gate), &mut [0]).expect("cannot read the gate");
+}
+
+/// Room for one control message with one descriptor, aligned as the kernel wants it.
+#[repr(C, align(8))]
+struct ControlMessage {
+    header: libc::cmsghdr,
+    descriptor: RawFd,
+}
+
+/// Passes a descriptor to the process at the other end (SCM_RIGHTS).
+pub(crate) fn send_descriptor(through: &UnixStream, descriptor: BorrowedFd<'_>) {
+    let header = libc::cmsghdr {
+        cmsg_len: size_of::<libc::cmsghdr>() + size_of::<RawFd>(),
+        cmsg_level: libc::SOL_SOCKET,
+        cmsg_type: libc::SCM_RIGHTS,
+    };
+    let mut control = ControlMessage { header, descriptor: descriptor.as_raw_fd() };
+    let mut byte = [b'.'];
+    let mut part = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: byte.len() };
+    let message = message(&mut part, &mut control);
+    // SAFETY: the message and all it points to are live for the call.
+    let sent = unsafe { libc::sendmsg(through.as_raw_fd(), &raw const message, 0) };
+    check(sent as i64, "sendmsg");
+}
+
+/// Waits for a descriptor from the process at the other end.
+pub(crate) fn receive_descriptor(through: &UnixStream) -> OwnedFd {
+    // SAFETY: cmsghdr is integers, for which zero is a value.
+    let header = unsafe { std::mem::zeroed() };
+    let mut control = ControlMessage { header, descriptor: -1 };
+    let mut byte = [0];
+    let mut part = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: byte.len() };
+    let mut message = message(&mut part, &mut control);
+    // SAFETY: the message and all it points to are live for the call.
+    let received = unsafe { libc::recvmsg(through.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) };
+    check(received as i64, "recvmsg");
+    assert!(control.descriptor >= 0, "no descriptor came");
+    // SAFETY: the descriptor is new, and nobody else has it.
+    unsafe { OwnedFd::from_raw_fd(control.descriptor) }
+}
+
+fn message(part: &mut libc::iovec, control: &mut ControlMessage) -> libc::msghdr {
+    // SAFETY: msghdr is integers and pointers, for which zero is a value.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = part;
+    message.msg_iovlen = 1;
+    message.msg_control = (&raw mut *control).cast();
+    message.msg_controllen = size_of::<ControlMessage>();
+    message
+}
+
 /// An AF_PACKET socket that only sends.
 pub(crate) fn packet_socket() -> OwnedFd {
     // SAFETY: socket takes three numbers. Protocol 0 receives nothing.
@@ -77,7 +151,7 @@ pub(crate) fn interface_index(name: &str) -> i32 {
     index as i32
 }
 
-/// Sends one Ethernet frame.
+/// Sends one Ethernet frame, of this kind (ETH_P_IP, ...) as far as the kernel is concerned.
 pub(crate) fn send_frame(socket: &OwnedFd, interface: i32, frame: &[u8]) {
     let address = libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as u16,

@@ -2,6 +2,11 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::options::Options;
 use crate::sys::{self, Fork};
@@ -9,45 +14,128 @@ use crate::truth::Truth;
 
 const BODY: &str = "hello from the server\n";
 const END_OF_HEAD: &[u8] = b"\r\n\r\n";
+const BACKLOG: i32 = 4096;
 
 /// Prints its port, then serves until it is killed, or has served `--connections` connections.
 pub(crate) fn server(options: &Options) {
-    let any: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 0));
     let truth = Truth::begin("listener", "tcp");
-    let listener = TcpListener::bind(options.address("--listen").unwrap_or(any)).expect("cannot listen");
+    let listener = listen(options, options.address("--listen"));
     let local = listener.local_addr().expect("a listener has an address");
-    truth.end(options.log(), local, None);
+    truth.open(options.log(), local, None);
     println!("{}", local.port());
+    serve_in_some_way(&listener, options);
+    drop(listener);
+    truth.end(options.log(), local, None);
+}
 
-    let children = options.number("--prefork").unwrap_or(0);
-    if children == 0 {
-        return serve(&listener, options);
+fn serve_in_some_way(listener: &TcpListener, options: &Options) {
+    options.wait_for_gate("--accept-gate");
+    if let Some(children) = options.number("--prefork") {
+        let pids: Vec<i32> = (0..children).map(|_| in_child(|| serve(listener, options))).collect();
+        pids.into_iter().for_each(sys::wait_for);
+    } else if options.has("--threads") {
+        serve_in_threads(listener, options);
+    } else {
+        serve(listener, options);
     }
-    let pids: Vec<i32> = (0..children).map(|_| serve_in_child(&listener, options)).collect();
+}
+
+/// As many processes as `--processes` says, each with a listening socket of its own on one port (SO_REUSEPORT).
+pub(crate) fn reuseport_server(options: &Options) {
+    let wanted = options.address("--listen").expect("--listen is missing");
+    // Only to choose a port: closed before there are members.
+    let local = listen(options, Some(wanted)).local_addr().expect("a listener has an address");
+    let (mut ready, ready_to_write) = std::io::pipe().expect("cannot make a pipe");
+    let count = options.number("--processes").unwrap_or(4);
+    let member = |mut ready: std::io::PipeWriter| {
+        let truth = Truth::begin("listener", "tcp");
+        let listener = listen(options, Some(local));
+        truth.open(options.log(), local, None);
+        ready.write_all(b".").expect("cannot write to the pipe");
+        drop(ready);
+        serve(&listener, options);
+    };
+    let mut pids = Vec::new();
+    for _ in 0..count {
+        let ready = ready_to_write.try_clone().expect("cannot copy a pipe");
+        pids.push(in_child(|| member(ready)));
+    }
+    drop(ready_to_write);
+    let mut all = vec![0; count as usize];
+    ready.read_exact(&mut all).expect("a member of the group has failed");
+    println!("{}", local.port());
     pids.into_iter().for_each(sys::wait_for);
 }
 
-fn serve_in_child(listener: &TcpListener, options: &Options) -> i32 {
+/// A listening socket; with `--mptcp`, `--reuseport` of these kinds.
+fn listen(options: &Options, wanted: Option<SocketAddr>) -> TcpListener {
+    let address = wanted.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)));
+    let socket = stream_socket(options, address);
+    // As std does: a server that is started again does not wait for TIME_WAIT.
+    socket.set_reuse_address(true).expect("cannot set SO_REUSEADDR");
+    if options.has("--reuseport") {
+        socket.set_reuse_port(true).expect("cannot set SO_REUSEPORT");
+    }
+    if options.has("--dual-stack") {
+        socket.set_only_v6(false).expect("cannot allow IPv4");
+    }
+    socket.bind(&SockAddr::from(address)).expect("cannot bind");
+    socket.listen(BACKLOG).expect("cannot listen");
+    socket.into()
+}
+
+fn stream_socket(options: &Options, address: SocketAddr) -> Socket {
+    let protocol = if options.has("--mptcp") { Protocol::MPTCP } else { Protocol::TCP };
+    Socket::new(Domain::for_address(address), Type::STREAM, Some(protocol)).expect("cannot make a socket")
+}
+
+fn in_child(work: impl FnOnce()) -> i32 {
     match sys::fork() {
         Fork::Parent(pid) => pid,
         Fork::Child => {
             sys::die_with_parent();
-            serve(listener, options);
+            work();
             std::process::exit(0);
         }
     }
 }
 
+/// One thread accepts, another one serves.
+fn serve_in_threads(listener: &TcpListener, options: &Options) {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::scope(|scope| {
+        let acceptor = std::thread::Builder::new().name("acceptor".into());
+        let accept_all = move || {
+            for _ in 0..options.number("--connections").unwrap_or(u64::MAX) {
+                let (stream, peer) = accept(listener, options);
+                let accepted = (Truth::begin("server", "tcp"), stream, peer);
+                sender.send(accepted).expect("the serving thread has ended");
+            }
+        };
+        acceptor.spawn_scoped(scope, accept_all).expect("cannot start a thread");
+        let worker = std::thread::Builder::new().name("Socket Thread".into());
+        let serve_all = move || {
+            for (truth, stream, peer) in receiver {
+                talk(truth, stream, peer, options);
+            }
+        };
+        worker.spawn_scoped(scope, serve_all).expect("cannot start a thread");
+    });
+}
+
 fn serve(listener: &TcpListener, options: &Options) {
     let connections = options.number("--connections").unwrap_or(u64::MAX);
     for _ in 0..connections {
-        serve_one(listener, options);
+        let (stream, peer) = accept(listener, options);
+        let truth = Truth::begin("server", "tcp");
+        match options.value("--inetd") {
+            Some(program) => pass_to_program(truth, stream, peer, program, options),
+            None => talk(truth, stream, peer, options),
+        }
     }
 }
 
-fn serve_one(listener: &TcpListener, options: &Options) {
-    let (mut stream, peer) = accept(listener, options);
-    let truth = Truth::begin("server", "tcp");
+fn talk(truth: Truth, mut stream: TcpStream, peer: Option<SocketAddr>, options: &Options) {
     let local = stream.local_addr().expect("a connection has an address");
     let mut told = None;
     for _ in 0..options.number("--requests").unwrap_or(1) {
@@ -57,7 +145,8 @@ fn serve_one(listener: &TcpListener, options: &Options) {
         let _ = stream.write_all(reply().as_bytes());
     }
     if options.has("--wait-close") {
-        let _ = stream.read(&mut [0; 16]);
+        // To the end, or the close would be a reset.
+        let _ = stream.read_to_end(&mut Vec::new());
     }
     // Told before the close, so that a client that has seen the end of the connection finds the line in the log.
     // With neither address, the line of the listener speaks for this connection too.
@@ -74,6 +163,42 @@ fn accept(listener: &TcpListener, options: &Options) -> (TcpStream, Option<Socke
     }
     let (stream, peer) = listener.accept().expect("cannot accept");
     (stream, Some(peer))
+}
+
+/// As inetd does: the connection becomes the standard input of another program, and is closed here.
+fn pass_to_program(
+    truth: Truth,
+    stream: TcpStream,
+    peer: Option<SocketAddr>,
+    program: &str,
+    options: &Options,
+) {
+    let peer = peer.expect("inetd asks who it is");
+    let local = stream.local_addr().expect("a connection has an address");
+    let (local_text, peer_text) = (local.to_string(), peer.to_string());
+    let mut command = Command::new(program);
+    command.args(["inetd-program", "--local", &local_text, "--peer", &peer_text]);
+    command.args(options.log().map(|log| ["--log", log]).into_iter().flatten());
+    let mut child =
+        command.stdin(std::os::fd::OwnedFd::from(stream)).spawn().expect("cannot start the program");
+    // The command holds the connection until it is dropped.
+    drop(command);
+    truth.end(options.log(), local, Some(peer));
+    child.wait().expect("cannot wait for the program");
+}
+
+/// What inetd starts: serves the connection that is its standard input.
+pub(crate) fn inetd_program(options: &Options) {
+    let truth = Truth::begin("heir", "tcp");
+    let mut stream = TcpStream::from(sys::standard_input());
+    if read_request(&mut stream).is_some() {
+        let _ = stream.write_all(reply().as_bytes());
+    }
+    truth.end(
+        options.log(),
+        options.address("--local").expect("--local is missing"),
+        options.address("--peer"),
+    );
 }
 
 /// One request, to the end of its head; nothing if the client has closed.
@@ -100,20 +225,43 @@ fn reply() -> String {
     format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{BODY}")
 }
 
-/// Connects, asks, reads the answer, closes, tells.
+/// Connects, asks, reads the answer, closes, tells; several times with `--connections`, one after the other.
 pub(crate) fn client(options: &Options) {
-    loop {
-        talk_once(options);
-        if !options.has("--forever") {
-            return;
-        }
+    match options.has("--in-thread") {
+        true => std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("Socket Thread".into());
+            thread.spawn_scoped(scope, || talk_repeatedly(options)).expect("cannot start a thread");
+        }),
+        false => talk_repeatedly(options),
     }
+}
+
+fn talk_repeatedly(options: &Options) {
+    let times =
+        if options.has("--forever") { u64::MAX } else { options.number("--connections").unwrap_or(1) };
+    (0..times).for_each(|_| talk_once(options));
 }
 
 fn talk_once(options: &Options) {
     let truth = Truth::begin("client", "tcp");
-    let (mut stream, local) = connect(options.peer());
-    ask(&mut stream, local);
+    let (mut stream, local) = connect(options);
+    options.pause("--pause-ms");
+    if options.has("--mute") {
+        // Says something, and waits for no answer: nobody accepts.
+        stream.write_all(b"is anybody there?").expect("cannot send");
+        options.wait_for_gate("--close-gate");
+    } else {
+        for number in 0..options.number("--requests").unwrap_or(1) {
+            if number > 0 {
+                options.wait_for_gate("--gate");
+            }
+            ask(&mut stream, local);
+            if number == 0 && options.has("--tell-ready") {
+                truth.open(options.log(), local, Some(options.peer()));
+                println!("ready");
+            }
+        }
+    }
     if options.has("--until-eof") {
         stream.read_to_end(&mut Vec::new()).expect("cannot read to the end");
     }
@@ -121,14 +269,24 @@ fn talk_once(options: &Options) {
     truth.end(options.log(), local, Some(options.peer()));
 }
 
-fn connect(peer: SocketAddr) -> (TcpStream, SocketAddr) {
-    let stream = TcpStream::connect(peer).expect("cannot connect");
+fn connect(options: &Options) -> (TcpStream, SocketAddr) {
+    let socket = stream_socket(options, options.peer());
+    if let Some(address) = options.address("--bind") {
+        socket.set_reuse_address(true).expect("cannot set SO_REUSEADDR");
+        socket.bind(&SockAddr::from(address)).expect("cannot bind");
+    }
+    if options.has("--reset") {
+        // Closing sends a reset, and leaves no TIME_WAIT behind.
+        socket.set_linger(Some(Duration::ZERO)).expect("cannot set SO_LINGER");
+    }
+    socket.connect(&SockAddr::from(options.peer())).expect("cannot connect");
+    let stream = TcpStream::from(socket);
     let local = stream.local_addr().expect("a connection has an address");
     (stream, local)
 }
 
 /// Sends one request in one segment, and reads one reply.
-fn ask(stream: &mut TcpStream, local: SocketAddr) {
+pub(crate) fn ask(stream: &mut TcpStream, local: SocketAddr) {
     let request = format!("GET / HTTP/1.1\r\nX-From: {local}\r\n\r\n");
     stream.write_all(request.as_bytes()).expect("cannot send");
     let mut reply = Vec::new();
@@ -138,6 +296,23 @@ fn ask(stream: &mut TcpStream, local: SocketAddr) {
         assert!(length > 0, "the server closed before its reply was whole");
         reply.extend_from_slice(&buffer[..length]);
     }
+}
+
+/// Connects and sends `--bytes` bytes, as fast as the other end takes them.
+pub(crate) fn bulk_client(options: &Options) {
+    let truth = Truth::begin("client", "tcp");
+    let (mut stream, local) = connect(options);
+    let block = vec![7; 1 << 18];
+    let mut left = options.number("--bytes").unwrap_or(1 << 20) as usize;
+    while left > 0 {
+        let length = left.min(block.len());
+        stream.write_all(&block[..length]).expect("cannot send");
+        left -= length;
+    }
+    stream.shutdown(Shutdown::Write).expect("cannot shut down");
+    stream.read_to_end(&mut Vec::new()).expect("cannot read to the end");
+    drop(stream);
+    truth.end(options.log(), local, Some(options.peer()));
 }
 
 /// Connects to a port that nobody listens on. Which port was ours the kernel does not tell any more.
@@ -169,7 +344,7 @@ pub(crate) fn daemon_client(options: &Options) {
 /// The parent opens the connection and talks; its child, forked without exec, goes on with the same socket.
 pub(crate) fn handover_client(options: &Options) {
     let truth = Truth::begin("client", "tcp");
-    let (mut stream, local) = connect(options.peer());
+    let (mut stream, local) = connect(options);
     ask(&mut stream, local);
     let Fork::Parent(child) = sys::fork() else {
         // The child must close last and alone: it goes on when the parent has closed its copy.

@@ -1,22 +1,24 @@
 //! What a program says about itself: one JSON line for each socket (or turn of use of a socket), written at its end.
 //!
 //! `start_ns` and `end_ns` are CLOCK_REALTIME, as the times of packets are. `start_ns` is before the first packet of a
-//! client; for an accepted connection it is the moment after accept.
+//! client; for an accepted connection it is the moment after accept. A line with an `end_ns` of 0 says that the socket is
+//! open; another one of the same process, socket and start may say later when it ended.
 
+use std::ffi::OsStr;
+use std::fmt::Write as _;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::sys;
-
-static NAME: OnceLock<String> = OnceLock::new();
+static NAME: OnceLock<Vec<u8>> = OnceLock::new();
 
 /// Remembers the name of this program: the last part of the path it was started by.
-pub(crate) fn set_name(path: &str) {
-    let name = path.rsplit('/').next().unwrap_or(path);
-    NAME.get_or_init(|| name.to_string());
+pub(crate) fn set_name(path: &OsStr) {
+    let name = path.as_bytes().rsplit(|&byte| byte == b'/').next().unwrap_or_default();
+    NAME.get_or_init(|| name.to_vec());
 }
 
 /// Nanoseconds since the epoch.
@@ -25,6 +27,7 @@ pub(crate) fn now_ns() -> u128 {
 }
 
 /// One line of truth in the making.
+#[derive(Clone, Copy)]
 pub(crate) struct Truth {
     role: &'static str,
     protocol: &'static str,
@@ -37,19 +40,45 @@ impl Truth {
         Self { role, protocol, start_ns: now_ns() }
     }
 
+    /// Says that the socket is open. No `remote`: any.
+    pub(crate) fn open(self, log: Option<&str>, local: SocketAddr, remote: Option<SocketAddr>) {
+        write_line(log, &self.line(local, remote, 0));
+    }
+
     /// Ends now, and writes the line. No `remote`: any.
     pub(crate) fn end(self, log: Option<&str>, local: SocketAddr, remote: Option<SocketAddr>) {
-        let Self { role, protocol, start_ns } = self;
-        let (pid, tid) = (std::process::id(), sys::thread_id());
-        let name = NAME.get().map_or("", String::as_str);
-        let remote = remote.map_or("*".to_string(), |remote| remote.to_string());
-        let end_ns = now_ns();
-        let line = format!(
-            "{{\"pid\":{pid},\"tid\":{tid},\"name\":\"{name}\",\"role\":\"{role}\",\"protocol\":\"{protocol}\",\
-             \"local\":\"{local}\",\"remote\":\"{remote}\",\"start_ns\":{start_ns},\"end_ns\":{end_ns}}}\n"
-        );
-        write_line(log, &line);
+        write_line(log, &self.ended(local, remote));
     }
+
+    /// Ends now; the line is for somebody else to write.
+    pub(crate) fn ended(self, local: SocketAddr, remote: Option<SocketAddr>) -> String {
+        self.line(local, remote, now_ns())
+    }
+
+    fn line(self, local: SocketAddr, remote: Option<SocketAddr>, end_ns: u128) -> String {
+        let Self { role, protocol, start_ns } = self;
+        let (pid, tid) = ids_on_the_host();
+        let mut hex = String::new();
+        for byte in NAME.get().into_iter().flatten() {
+            // Writing to a string cannot fail.
+            let _ = write!(hex, "{byte:02x}");
+        }
+        let remote = remote.map_or("*".to_string(), |remote| remote.to_string());
+        format!(
+            "{{\"pid\":{pid},\"tid\":{tid},\"name_hex\":\"{hex}\",\"role\":\"{role}\",\"protocol\":\"{protocol}\",\
+             \"local\":\"{local}\",\"remote\":\"{remote}\",\"start_ns\":{start_ns},\"end_ns\":{end_ns}}}\n"
+        )
+    }
+}
+
+/// Process and thread id as /proc numbers them, which is the host's: a pid namespace of our own has no /proc of its own
+/// in these tests.
+fn ids_on_the_host() -> (u32, u32) {
+    let link = std::fs::read_link("/proc/thread-self").expect("cannot read /proc/thread-self");
+    let text = link.to_str().expect("/proc/thread-self is PID/task/TID");
+    let mut parts = text.split('/').filter_map(|part| part.parse().ok());
+    let pid = parts.next().expect("/proc/thread-self begins with a process id");
+    (pid, parts.next().expect("/proc/thread-self ends with a thread id"))
 }
 
 /// Appends a line to the log in one write, so that lines of several processes do not mix.

@@ -13,8 +13,11 @@ pub enum Need {
     Base,
     /// It follows a socket to the process that really uses it.
     Follow,
-    /// It does what another one does better, and is attached only where that one cannot be.
-    InPlaceOf(&'static str),
+    /// It does what others do, and is attached only where one of these programs cannot be.
+    InPlaceOf(&'static [&'static str]),
+    /// It makes accepted sockets known to the program that sees accept(2), and is attached only where that one cannot do
+    /// so itself: see `TRACING_HELPERS` of the kernel side.
+    WithoutTracingHelpers,
     /// It knows the descendants of the recorded command, and is attached only for one.
     Descendants,
 }
@@ -57,7 +60,7 @@ const fn hook(program: &'static str, hook: &'static str, need: Need, tells: &'st
 }
 
 /// All programs, in the order in which they are attached: who owns a socket is known before its packets are seen.
-pub(super) const HOOKS: [Hook; 20] = [
+pub(super) const HOOKS: [Hook; 26] = [
     hook("sock_create", "cgroup/sock_create", Need::Base, "who creates a socket"),
     hook("sock_release", "cgroup/sock_release", Need::Base, "when a socket is closed"),
     hook("post_bind4", "cgroup/post_bind4", Need::Follow, "from when on an IPv4 socket can receive"),
@@ -75,6 +78,12 @@ pub(super) const HOOKS: [Hook; 20] = [
         "cgroup/getpeername6",
         Need::Follow,
         "who accepts an IPv6 connection, if it asks for the peer",
+    ),
+    hook(
+        "connection_stands",
+        "cgroup/sock_ops",
+        Need::WithoutTracingHelpers,
+        "an incoming connection stands, so that its accept can be told",
     ),
     hook(
         "inet_csk_accept_2",
@@ -98,8 +107,18 @@ pub(super) const HOOKS: [Hook; 20] = [
     ),
     hook("sock_send_length", "tp_btf/sock_send_length", Need::Follow, "who has sent"),
     hook("sock_recv_length", "tp_btf/sock_recv_length", Need::Follow, "who has received"),
-    hook("recvmsg4", "cgroup/recvmsg4", Need::InPlaceOf("sock_recv_length"), "who receives an IPv4 datagram"),
-    hook("recvmsg6", "cgroup/recvmsg6", Need::InPlaceOf("sock_recv_length"), "who receives an IPv6 datagram"),
+    hook("inet_sendmsg", "fentry/inet_sendmsg", Need::InPlaceOf(&SENDS), "who is about to send over IPv4"),
+    hook("inet6_sendmsg", "fentry/inet6_sendmsg", Need::InPlaceOf(&SENDS), "who is about to send over IPv6"),
+    hook(
+        "inet_sendpage",
+        "fentry/inet_sendpage",
+        Need::InPlaceOf(&SENDS),
+        "who is about to send a file (until Linux 6.4)",
+    ),
+    hook("inet_recvmsg", "fexit/inet_recvmsg", Need::InPlaceOf(&RECEIVES), "who has received over IPv4"),
+    hook("inet6_recvmsg", "fexit/inet6_recvmsg", Need::InPlaceOf(&RECEIVES), "who has received over IPv6"),
+    hook("recvmsg4", "cgroup/recvmsg4", Need::InPlaceOf(&RECEIVES), "who receives an IPv4 datagram"),
+    hook("recvmsg6", "cgroup/recvmsg6", Need::InPlaceOf(&RECEIVES), "who receives an IPv6 datagram"),
     hook(
         "sched_process_fork",
         "tp_btf/sched_process_fork",
@@ -109,6 +128,11 @@ pub(super) const HOOKS: [Hook; 20] = [
     hook("egress", "cgroup_skb/egress", Need::Base, "which socket sends a packet"),
     hook("ingress", "cgroup_skb/ingress", Need::Base, "which socket receives a packet"),
 ];
+
+/// The tracepoints of sends; without the first one the beginning of a send over TCP is not seen.
+const SENDS: [&str; 2] = ["tcp_sendmsg_locked", "sock_send_length"];
+/// The tracepoint of receives.
+const RECEIVES: [&str; 1] = ["sock_recv_length"];
 
 impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -121,11 +145,14 @@ impl fmt::Display for State {
 }
 
 /// What programs are attached to.
+#[derive(Clone, Copy)]
 pub(super) struct Site<'a> {
     /// The root of the cgroup tree.
     pub cgroup: BorrowedFd<'a>,
     /// The kernel's types.
     pub btf: &'a Btf,
+    /// Whether tracing programs have the helpers of Linux 5.11 and 5.12.
+    pub tracing_helpers: bool,
     /// How many parameters `inet_csk_accept` has here.
     pub accept_parameters: Option<usize>,
     /// Whether a command's descendants are to be followed.
@@ -138,21 +165,44 @@ pub(super) fn attach_all(ebpf: &mut Ebpf, site: &Site<'_>) -> Vec<Report> {
     for hook in HOOKS {
         let state = match not_needed(&hook, site, &reports) {
             Some(why) => State::NotNeeded(why),
-            None => match attach(ebpf, &hook, site) {
-                Ok(()) => State::Active,
-                Err(error) => State::Refused(explain(&error)),
+            None => match (attach(ebpf, &hook, site), hook.need) {
+                (Ok(()), _) => State::Active,
+                // A function of other kernels: what it does here, another one does.
+                (Err(ProgramError::Btf(_)), Need::InPlaceOf(_)) => State::NotNeeded(NO_SUCH_HOOK.to_owned()),
+                (Err(error), _) => State::Refused(explain(&error)),
             },
         };
         reports.push(Report { hook, state });
     }
+    name_replacements(&mut reports);
     reports
+}
+
+/// A program that was refused is not needed where others are attached in place of it.
+fn name_replacements(reports: &mut [Report]) {
+    let active = |report: &&Report| report.state == State::Active;
+    let replacements: Vec<Hook> = reports.iter().filter(active).map(|report| report.hook).collect();
+    for Report { hook, state } in reports {
+        let in_place_of_it =
+            |other: &&Hook| matches!(other.need, Need::InPlaceOf(better) if better.contains(&hook.program));
+        let names: Vec<_> = replacements.iter().filter(in_place_of_it).map(|other| other.hook).collect();
+        if let (State::Refused(why), false) = (&*state, names.is_empty()) {
+            *state = State::NotNeeded(format!("{why}; in place of it: {}", names.join(", ")));
+        }
+    }
 }
 
 fn not_needed(hook: &Hook, site: &Site<'_>, so_far: &[Report]) -> Option<String> {
     match hook.need {
         Need::InPlaceOf(better) => {
-            let better = so_far.iter().find(|report| report.hook.program == better)?;
-            (better.state == State::Active).then(|| format!("{} tells more", better.hook.hook))
+            let is_better = |report: &&Report| better.contains(&report.hook.program);
+            let better: Vec<&Report> = so_far.iter().filter(is_better).collect();
+            let names: Vec<_> = better.iter().map(|report| report.hook.hook).collect();
+            let all_active = better.iter().all(|report| report.state == State::Active);
+            all_active.then(|| format!("told by {}", names.join(", ")))
+        }
+        Need::WithoutTracingHelpers if site.tracing_helpers => {
+            Some("accept tells by itself which socket it is".to_owned())
         }
         Need::Descendants if !site.follow_descendants => Some("no command is recorded".to_owned()),
         // The returned socket is the argument after the parameters, so there is one program for each signature.
@@ -201,24 +251,39 @@ fn attach(ebpf: &mut Ebpf, hook: &Hook, site: &Site<'_>) -> Result<(), ProgramEr
             program.load(function, site.btf)?;
             program.attach()?;
         }
+        Program::FEntry(program) => {
+            program.load(function, site.btf)?;
+            program.attach()?;
+        }
+        Program::SockOps(program) => {
+            program.load()?;
+            program.attach(site.cgroup, mode)?;
+        }
         _ => return Err(ProgramError::UnexpectedProgramType),
     }
     Ok(())
 }
+
+const NO_SUCH_HOOK: &str = "this kernel has no such hook";
 
 /// One line that says why; of the verifier's log, the line that counts.
 fn explain(error: &ProgramError) -> String {
     match error {
         ProgramError::LoadError { io_error, verifier_log } => {
             let log = verifier_log.to_string();
-            let words = log.lines().rev().find(|line| !line.is_empty() && !line.starts_with("processed "));
+            let words = log.lines().rev().find(|line| !line.is_empty() && !is_statistics(line));
             match words {
                 Some(words) => format!("{io_error}: {words}"),
                 None => io_error.to_string(),
             }
         }
         ProgramError::SyscallError(error) => format!("{}: {}", error.call, error.io_error),
-        ProgramError::Btf(_) => "this kernel has no such hook".to_owned(),
+        ProgramError::Btf(_) => NO_SUCH_HOOK.to_owned(),
         other => other.to_string(),
     }
+}
+
+/// What the verifier says after its last word on the matter (`print_verification_stats` of kernel/bpf/verifier.c).
+fn is_statistics(line: &str) -> bool {
+    ["processed ", "stack depth ", "verification time "].iter().any(|start| line.starts_with(start))
 }

@@ -112,28 +112,35 @@ impl KernelSide {
         let site = hooks::Site {
             cgroup: std::os::fd::AsFd::as_fd(&root),
             btf: &btf,
+            tracing_helpers: true,
             accept_parameters: types.parameter_count("inet_csk_accept"),
             follow_descendants: wanted.descendants,
         };
-        // `bpf_get_current_task_btf` came with 5.11; where it is missing, the slower way is taken.
-        let load = |task_btf| Self::load(&offsets, task_btf, wanted.arguments, &site);
-        let with_helper = load(1)?;
-        if with_helper.works() { Ok(with_helper) } else { load(0) }
+        // They came with 5.11 and 5.12; where they are missing, the slower way is taken.
+        let with_helpers = Self::load(&offsets, wanted.arguments, &site)?;
+        if with_helpers.works() {
+            return Ok(with_helpers);
+        }
+        drop(with_helpers);
+        Self::load(&offsets, wanted.arguments, &hooks::Site { tracing_helpers: false, ..site })
     }
 
     fn load(
         offsets: &Wire<Offsets>,
-        task_btf: u32,
         with_arguments: bool,
         site: &hooks::Site<'_>,
     ) -> Result<Self, EbpfError> {
-        let mut ebpf = EbpfLoader::new()
+        let (tracing_helpers, with_arguments) = (u32::from(site.tracing_helpers), u32::from(with_arguments));
+        let mut loader = EbpfLoader::new();
+        loader
             .btf(Some(site.btf))
             .override_global("OFFSETS", offsets, true)
-            .override_global("TASK_BTF", &task_btf, true)
-            .override_global("WITH_ARGUMENTS", &u32::from(with_arguments), true)
-            .load(OBJECT)
-            .map_err(|error| EbpfError::Load(chain(&error)))?;
+            .override_global("TRACING_HELPERS", &tracing_helpers, true)
+            .override_global("WITH_ARGUMENTS", &with_arguments, true);
+        if site.tracing_helpers {
+            loader.map_max_entries("SOCKETS_BY_COOKIE", 1);
+        }
+        let mut ebpf = loader.load(OBJECT).map_err(|error| EbpfError::Load(chain(&error)))?;
         let mut control: Array<_, u64> = Array::try_from(map(&mut ebpf, "CONTROL")?)?;
         let epoch = 1;
         control.set(CONTROL_EPOCH, epoch, 0)?;

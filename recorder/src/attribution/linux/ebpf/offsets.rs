@@ -50,6 +50,7 @@ impl KernelTypes {
         let cgroup = self.find("cgroup")?;
         let kernfs_node = self.find("kernfs_node")?;
         let sock = self.find("sock")?;
+        let socket = self.find("socket")?;
         let net = self.find("net")?;
         Ok(Offsets {
             task_group_leader: task.offset("group_leader")?,
@@ -92,6 +93,8 @@ impl KernelTypes {
             sock_v6_rcv_saddr: sock.offset("__sk_common.skc_v6_rcv_saddr")?,
             sock_v6_daddr: sock.offset("__sk_common.skc_v6_daddr")?,
             sock_net: sock.offset("__sk_common.skc_net.net")?,
+            sock_cookie: sock.offset("__sk_common.skc_cookie")?,
+            socket_sk: socket.offset("sk")?,
             net_inum: net.offset("ns.inum")?,
         })
     }
