@@ -83,6 +83,13 @@ fn current_by_probe() -> Option<Current> {
     Some(Current { process, tid: probe(task, offset!(task_pid)) })
 }
 
+/// When the running process started, on the clock of events (start_boottime goes on while the machine is suspended).
+#[inline(always)]
+pub fn current_started_ns() -> u64 {
+    let leader: *const c_void = probe(current_task(), offset!(task_group_leader));
+    probe(leader, offset!(task_start_time))
+}
+
 #[inline(always)]
 fn current_task() -> *const c_void {
     // SAFETY: the helper has no preconditions.

@@ -87,6 +87,11 @@ pub struct SocketEvent {
     pub since_ns: u64,
     /// Before this time (CLOCK_MONOTONIC) the socket could not have received anything; 0 if it is not known.
     pub existed_ns: u64,
+    /// When the user before this one last received from the socket, CLOCK_MONOTONIC; 0 if it never did.
+    pub former_received_ns: u64,
+    /// From when on the user may have waited for what it received first, CLOCK_MONOTONIC: it was forked then, while the user
+    /// before it had the socket. 0 if the socket came to it otherwise, or it did not begin with a receive.
+    pub waits_ns: u64,
     /// Local address.
     pub local: Address,
     /// Remote address.
@@ -153,6 +158,12 @@ pub struct Socket {
     pub since_ns: u64,
     /// When it was created or, later, bound; 0 if that was before we watched.
     pub existed_ns: u64,
+    /// When its user last received from it, CLOCK_MONOTONIC; 0 for never.
+    pub received_ns: u64,
+    /// See [`SocketEvent::former_received_ns`].
+    pub former_received_ns: u64,
+    /// See [`SocketEvent::waits_ns`].
+    pub waits_ns: u64,
     /// A process that caused a packet without being the known user: believed once it is seen in a send call.
     pub suspect: u64,
     /// When it did so.
@@ -197,6 +208,7 @@ pub const CONTROL_WORDS: usize = 2;
 pub struct Offsets {
     pub task_group_leader: u32,
     pub task_start_boottime: u32,
+    pub task_start_time: u32,
     pub task_self_exec_id: u32,
     pub task_flags: u32,
     pub task_tgid: u32,
@@ -239,15 +251,15 @@ pub struct Offsets {
     pub net_inum: u32,
 }
 
-const _: () = assert!(size_of::<SocketEvent>() == 88);
+const _: () = assert!(size_of::<SocketEvent>() == 104);
 const _: () = assert!(offset_of!(SocketEvent, at_ns) == 8);
-const _: () = assert!(offset_of!(SocketEvent, local) == 48);
-const _: () = assert!(offset_of!(SocketEvent, tid) == 84);
+const _: () = assert!(offset_of!(SocketEvent, local) == 64);
+const _: () = assert!(offset_of!(SocketEvent, tid) == 100);
 const _: () = assert!(size_of::<ProcessEvent>() == 56 + PATH_BYTES + CGROUP_BYTES);
 const _: () = assert!(offset_of!(ProcessEvent, process) == 8);
 const _: () = assert!(offset_of!(ProcessEvent, comm) == 40);
 const _: () = assert!(offset_of!(ProcessEvent, path) == 56);
 const _: () = assert!(offset_of!(ProcessEvent, cgroup) == 56 + PATH_BYTES);
 const _: () = assert!(offset_of!(ProcessEventWithArguments, arguments) == size_of::<ProcessEvent>());
-const _: () = assert!(size_of::<Socket>() == 112);
-const _: () = assert!(size_of::<Offsets>() == 42 * 4);
+const _: () = assert!(size_of::<Socket>() == 136);
+const _: () = assert!(size_of::<Offsets>() == 43 * 4);

@@ -222,6 +222,7 @@ impl Attributor {
             at: context.at,
             sent,
             opens: opens_connection(ip),
+            by_call: is_by_call(ip),
             only_netns: context.is_loopback.then_some(self.netns),
             waited: context.waited,
         };
@@ -315,6 +316,12 @@ const fn number(end: Endpoint) -> u128 {
 /// Whether this is the first packet of a TCP connection: SYN without ACK.
 fn opens_connection(ip: &IpPacket) -> bool {
     matches!(ip.transport, Transport::Tcp { flags, .. } if flags.syn() && !flags.ack())
+}
+
+/// Whether a send call of the sender makes such a packet. TCP packets without payload are made by the kernel, whoever uses
+/// the socket.
+fn is_by_call(ip: &IpPacket) -> bool {
+    !matches!(ip.transport, Transport::Tcp { payload_length: 0, .. })
 }
 
 /// Whether the kernel itself makes or takes such packets at this end: echo requests are answered by the kernel, and

@@ -23,6 +23,18 @@ pub struct User {
     pub tid: u32,
     /// Since when it is the user, without a break.
     pub since: MonoTime,
+    /// How the socket came to it from another user; none where there was none, or that is not known.
+    pub handover: Option<Handover>,
+}
+
+/// What is known of the time between two users of a socket. Hooks tell of a receive when it returns, so that the later one
+/// may have waited in it when a packet came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Handover {
+    /// When the former user last received from the socket; boot if it never did.
+    pub former_received: MonoTime,
+    /// The later user began with a receive, and may have waited for it since this time: it was forked then, with the socket.
+    pub waits_from: Option<MonoTime>,
 }
 
 /// What happened to a socket.

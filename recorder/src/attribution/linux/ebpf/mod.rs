@@ -16,7 +16,9 @@ use recorder_shared::{
 };
 
 use self::sys::Wire;
-use crate::attribution::event::{Cookie, Event, Happening, NetNs, ProcessId, ProcessNews, SocketNews, User};
+use crate::attribution::event::{
+    Cookie, Event, Handover, Happening, NetNs, ProcessId, ProcessNews, SocketNews, User,
+};
 use crate::model::{CommandLine, Endpoint, Flow, MonoTime, Protocol};
 
 pub use hooks::{Hook, Need, Report, State};
@@ -217,8 +219,15 @@ fn socket_news(event: &SocketEvent) -> Option<SocketNews> {
     };
     let local = Endpoint { address: address_to_bytes(event.local), port: event.local_port };
     let remote = Endpoint { address: address_to_bytes(event.remote), port: event.remote_port };
-    let user =
-        User { process: ProcessId(event.process), tid: event.tid, since: MonoTime::from_ns(event.since_ns) };
+    let user = User {
+        process: ProcessId(event.process),
+        tid: event.tid,
+        since: MonoTime::from_ns(event.since_ns),
+        handover: Some(Handover {
+            former_received: MonoTime::from_ns(event.former_received_ns),
+            waits_from: (event.waits_ns != 0).then(|| MonoTime::from_ns(event.waits_ns)),
+        }),
+    };
     Some(SocketNews {
         happening,
         at: MonoTime::from_ns(event.at_ns),

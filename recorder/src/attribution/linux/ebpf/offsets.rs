@@ -55,6 +55,7 @@ impl KernelTypes {
         Ok(Offsets {
             task_group_leader: task.offset("group_leader")?,
             task_start_boottime: task.offset("start_boottime")?,
+            task_start_time: task.offset("start_time")?,
             task_self_exec_id: task.offset("self_exec_id")?,
             task_flags: task.offset("flags")?,
             task_tgid: task.offset("tgid")?,
