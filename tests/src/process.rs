@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::sys;
 
-pub use libc::{SIGINT, SIGTERM, SIGUSR1};
+pub use libc::{SIGCONT, SIGINT, SIGSTOP, SIGTERM, SIGUSR1};
 
 /// After this long, something hangs.
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -91,6 +91,17 @@ impl Running {
     /// Waits for a line on standard error that fits, and gives it.
     pub fn wait_for_stderr(&self, what: &str, fits: impl Fn(&str) -> bool) -> String {
         self.wait_for(&self.stderr, what, fits)
+    }
+
+    /// Whether it has ended. It is still to be waited for.
+    pub fn has_ended(&self) -> bool {
+        sys::has_ended(self.pid)
+    }
+
+    /// The last line on standard error so far that fits.
+    pub fn last_stderr(&self, what: &str, fits: impl Fn(&str) -> bool) -> String {
+        let last = self.stderr.lock().lines.iter().rev().find(|line| fits(line)).cloned();
+        last.unwrap_or_else(|| panic!("expected: {what}\n{}", self.evidence()))
     }
 
     /// How many lines there are on standard error so far.

@@ -69,7 +69,7 @@ fn attach(plan: &Plan) -> Result<(Option<KernelSide>, Attributing), Error> {
     if plan.attribution == AttributionMode::None {
         return Ok((None, Attributing::Off));
     }
-    match KernelSide::attach(with_command) {
+    match KernelSide::attach(with_command, plan.event_buffer_bytes) {
         Ok(kernel_side) => {
             let reports = kernel_side.reports().to_vec();
             Ok((Some(kernel_side), Attributing::Ebpf(reports)))
@@ -430,6 +430,7 @@ impl<'a> Recording<'a> {
             statistics: &self.statistics,
             by_process: &self.by_process,
             processes: self.attributor.processes(),
+            remembered: self.attributor.remembered(),
         }
     }
 

@@ -38,7 +38,7 @@ const USAGE: &str = "usage: traffic SUB-COMMAND [ARGS] [--log FILE]
   ping ADDR [--raw --id N] [--count N]
   raw-socket-udp ADDR PORT --bind ADDR:PORT [--datagrams N]     UDP through a raw socket
   raw-udp --interface NAME --mac MAC --from IP:PORT --to IP:PORT [--count N]    frames that no socket of an IP stack sent
-  raw-arp --interface NAME --from IP --to IP [--count N]
+  raw-arp --interface NAME --own-mac MAC --from IP --to IP [--count N]
   tagged-client ADDR PORT --interface NAME --mac MAC --bind ADDR:PORT [--datagrams N]
   storm --count N --protocol tcp|udp --to ADDR:PORT --log FILE [--client PROGRAM] [-- ARGS OF THE CLIENT]
   same-pid-storm --count N --to ADDR:PORT --log FILE --clients PROGRAM,PROGRAM [--pid N]

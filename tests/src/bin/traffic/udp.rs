@@ -19,19 +19,14 @@ pub(crate) fn server(options: &Options) {
     println!("{}", local.port());
     let mut buffer = vec![0; 1 << 16];
     for _ in 0..options.number("--datagrams").unwrap_or(u64::MAX) {
-        serve_one(&socket, &mut buffer, options);
+        let (length, peer) = socket.recv_from(&mut buffer).expect("cannot receive");
+        if !options.has("--silent") {
+            // The client may have gone, and its host may have said so.
+            let _ = socket.send_to(&buffer[..length], peer);
+        }
     }
     drop(socket);
     truth.end(options.log(), local, None);
-}
-
-fn serve_one(socket: &UdpSocket, buffer: &mut [u8], options: &Options) -> SocketAddr {
-    let (length, peer) = socket.recv_from(buffer).expect("cannot receive");
-    if !options.has("--silent") {
-        // The client may have gone, and its host may have said so.
-        let _ = socket.send_to(&buffer[..length], peer);
-    }
-    peer
 }
 
 /// As many processes as `--processes` says, each with a socket of its own on one port (SO_REUSEPORT). Each tells of each
@@ -63,8 +58,10 @@ pub(crate) fn reuseport_server(options: &Options) {
 fn serve_as_member(socket: &UdpSocket, local: SocketAddr, options: &Options) -> ! {
     let mut buffer = [0; 2048];
     loop {
+        let (length, peer) = socket.recv_from(&mut buffer).expect("cannot receive");
         let truth = Truth::begin("server", protocol(options));
-        let peer = serve_one(socket, &mut buffer, options);
+        // The client may have gone, and its host may have said so.
+        let _ = socket.send_to(&buffer[..length], peer);
         truth.end(options.log(), local, Some(peer));
     }
 }

@@ -25,6 +25,9 @@ pub use offsets::OffsetsError;
 static OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/ebpf/recorder-ebpf.o"));
 
+/// The usual size of the ring for events, in bytes: some 170 000 of them.
+pub const DEFAULT_EVENT_BYTES: u32 = 16 << 20;
+
 /// Why the kernel side cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum EbpfError {
@@ -79,12 +82,13 @@ pub struct KernelSide {
 }
 
 impl KernelSide {
-    /// Loads and attaches the programs; `follow_descendants` adds what a recorded command needs.
+    /// Loads and attaches the programs; `follow_descendants` adds what a recorded command needs. The ring for events has
+    /// `event_bytes`, rounded up to pages in a power of two.
     ///
     /// # Errors
     /// If a base program cannot be attached, or the one that follows descendants where they are asked for. What is refused of the others is told by [`Self::reports`].
-    pub fn attach(follow_descendants: bool) -> Result<Self, EbpfError> {
-        let kernel_side = Self::attach_what_works(follow_descendants)?;
+    pub fn attach(follow_descendants: bool, event_bytes: u32) -> Result<Self, EbpfError> {
+        let kernel_side = Self::attach_what_works(follow_descendants, event_bytes)?;
         for Report { hook, state } in &kernel_side.reports {
             if let (Need::Base | Need::Descendants, State::Refused(why)) = (hook.need, state) {
                 return Err(EbpfError::Base { hook: hook.hook, why: why.clone() });
@@ -94,7 +98,7 @@ impl KernelSide {
     }
 
     /// As [`Self::attach`], but goes on without base programs: to tell what works.
-    pub fn attach_what_works(follow_descendants: bool) -> Result<Self, EbpfError> {
+    pub fn attach_what_works(follow_descendants: bool, event_bytes: u32) -> Result<Self, EbpfError> {
         let types = offsets::KernelTypes::read()?;
         let offsets = Wire(types.offsets()?);
         let root = cgroup::open_root().map_err(EbpfError::Cgroup)?;
@@ -106,15 +110,21 @@ impl KernelSide {
             follow_descendants,
         };
         // `bpf_get_current_task_btf` came with 5.11; where it is missing, the slower way is taken.
-        let with_helper = Self::load(&offsets, 1, &site)?;
-        if with_helper.works() { Ok(with_helper) } else { Self::load(&offsets, 0, &site) }
+        let with_helper = Self::load(&offsets, 1, event_bytes, &site)?;
+        if with_helper.works() { Ok(with_helper) } else { Self::load(&offsets, 0, event_bytes, &site) }
     }
 
-    fn load(offsets: &Wire<Offsets>, task_btf: u32, site: &hooks::Site<'_>) -> Result<Self, EbpfError> {
+    fn load(
+        offsets: &Wire<Offsets>,
+        task_btf: u32,
+        event_bytes: u32,
+        site: &hooks::Site<'_>,
+    ) -> Result<Self, EbpfError> {
         let mut ebpf = EbpfLoader::new()
             .btf(Some(site.btf))
             .override_global("OFFSETS", offsets, true)
             .override_global("TASK_BTF", &task_btf, true)
+            .map_max_entries("EVENTS", event_bytes)
             .load(OBJECT)
             .map_err(|error| EbpfError::Load(chain(&error)))?;
         let mut control: Array<_, u64> = Array::try_from(map(&mut ebpf, "CONTROL")?)?;
