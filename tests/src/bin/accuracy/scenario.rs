@@ -11,6 +11,9 @@ use crate::plan::{Mode, Plan};
 /// How many packets that are not as expected are shown.
 const SHOWN: usize = 8;
 
+/// How much is shown of why a scenario could not be played.
+const EVIDENCE_LINES: usize = 40;
+
 /// One scenario.
 pub(crate) struct Scenario {
     pub(crate) name: &'static str,
@@ -123,7 +126,9 @@ impl Row {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default();
         let mut row = Self::new(scenario, mode, Take::default());
-        row.failures.push(format!("could not be played: {text}"));
+        let lines =
+            text.lines().take(EVIDENCE_LINES).map(|line| line.chars().take(300).collect::<String>() + "\n");
+        row.failures.push(format!("could not be played: {}", lines.collect::<String>()));
         row
     }
 }

@@ -25,7 +25,10 @@ pub(crate) const ALL: [Scenario; 6] = [
     Scenario {
         name: "overload-real-flows",
         what: "four processes that open sockets as fast as they can, and share the ports of one another",
-        expected: OVERLOAD,
+        expected: But {
+            limits: "so is, for two seconds, a UDP port that is taken over and used with the same peer",
+            may_lack: |judged| judged.packet.comment.is_some(),
+        },
         play: |plan| real_flows(plan, "overload-real-flows", &[]),
     },
     Scenario {
@@ -37,7 +40,8 @@ pub(crate) const ALL: [Scenario; 6] = [
     Scenario {
         name: "overload-forks",
         what: "forks as fast as they go, beside short-lived clients",
-        expected: OVERLOAD,
+        // Nothing is lost, so nothing may be missing.
+        expected: Expected::AllRight,
         play: forks,
     },
     Scenario {
