@@ -101,7 +101,7 @@ impl Lab {
 
     /// A command that runs `traffic` under another name in a namespace, with its truth in the log.
     pub fn command(&self, namespace: &Namespace, name: &str, arguments: &[&str]) -> Command {
-        let mut command = namespace.command(&self.program(name));
+        let mut command = namespace.command(self.program(name));
         command.args(arguments).args(["--log", &self.log()]);
         command
     }

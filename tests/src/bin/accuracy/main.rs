@@ -8,6 +8,7 @@
 
 mod plan;
 mod report;
+mod rustnet;
 mod scenario;
 mod scenes;
 mod stage;
@@ -36,10 +37,9 @@ fn main() {
     if !machine_allows(&["ip", "tshark", "nft", "unshare", "bpftool"]) {
         return;
     }
-    // What fails is a row, with its message; where in the harness that was is of no interest.
-    std::panic::set_hook(Box::new(|_| {}));
     let rows: Vec<Vec<Row>> = scenarios.iter().map(|scenario| play(scenario, &plan)).collect();
-    let text = report::text(&plan, &rows);
+    let compared = plan.rustnet.as_ref().map(|program| rustnet::compare(&plan, program));
+    let text = report::text(&plan, &rows, compared.as_deref());
     println!("{text}");
     if let Some(path) = &plan.write {
         report::write(path, &text);
@@ -56,8 +56,11 @@ fn play(scenario: &Scenario, plan: &Plan) -> Vec<Row> {
 
 fn play_in_mode(scenario: &Scenario, plan: &Plan, mode: Mode) -> Row {
     let plan = plan.in_mode(mode);
-    // A scenario that fails must not keep the others from being judged.
+    // A scenario that fails must not keep the others from being judged. Where in the harness it failed is of no interest.
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
     let played = catch_unwind(AssertUnwindSafe(|| (scenario.play)(&plan)));
+    std::panic::set_hook(hook);
     let row = match played {
         Ok(take) => Row::new(scenario, mode, take),
         Err(panic) => Row::not_played(scenario, mode, &panic),

@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 
 pub(crate) const USAGE: &str = "usage: accuracy [--attribution ebpf,procfs] [--scenario NAME]... [--quick] [--seed N] [--write FILE] [--keep FOLDER]
-                [--list]
+                [--rustnet PROGRAM] [--list]
   --attribution LIST   how the recorder finds owners: ebpf, procfs, or both, one after the other (ebpf)
   --scenario NAME      only the scenarios whose names begin so; repeatable
   --quick              small counts: what CI runs
   --seed N             of the workload that is different each time (from the clock)
   --write FILE         also replace the generated part of FILE
   --keep FOLDER        keep the recordings and the truth there
+  --rustnet PROGRAM    also play a part of it under RustNet (cargo install rustnet-monitor), and compare
   --list               what there is";
 
 /// How the recorder finds owners.
@@ -42,6 +43,7 @@ pub(crate) struct Plan {
     pub(crate) seed: u64,
     pub(crate) write: Option<String>,
     pub(crate) keep: Option<PathBuf>,
+    pub(crate) rustnet: Option<String>,
     pub(crate) list: bool,
 }
 
@@ -54,6 +56,7 @@ impl Plan {
             seed: seed_from_clock(),
             write: None,
             keep: None,
+            rustnet: None,
             list: false,
         };
         let mut arguments = arguments.into_iter();
@@ -67,6 +70,7 @@ impl Plan {
                 "--seed" => plan.seed = arguments.next()?.parse().ok()?,
                 "--write" => plan.write = Some(arguments.next()?),
                 "--keep" => plan.keep = Some(arguments.next()?.into()),
+                "--rustnet" => plan.rustnet = Some(arguments.next()?),
                 "--list" => plan.list = true,
                 _ => return None,
             }

@@ -7,12 +7,13 @@ use recorder_tests::document;
 use recorder_tests::rooms::root;
 
 use crate::plan::{Mode, Plan};
+use crate::rustnet::Compared;
 use crate::scenario::Row;
 
 const MAKER: &str = "make accuracy";
 
 /// Everything, as markdown. Rows of one scenario in several modes stand beside each other.
-pub(crate) fn text(plan: &Plan, scenarios: &[Vec<Row>]) -> String {
+pub(crate) fn text(plan: &Plan, scenarios: &[Vec<Row>], compared: Option<&[Compared]>) -> String {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let circumstances = document::circumstances();
     let mut text = format!("Made by `{MAKER}` (`accuracy {}`), {circumstances}.\n\n", arguments.join(" "));
@@ -31,6 +32,7 @@ pub(crate) fn text(plan: &Plan, scenarios: &[Vec<Row>]) -> String {
         text.push_str(&line(rows));
     }
     text.push_str(&line(&totals(plan, scenarios)));
+    compared.into_iter().for_each(|rows| text.push_str(&comparison(rows)));
     text.push_str("\nWhat each scenario is, why packets have no owner, and what else it tells:\n\n");
     for rows in scenarios {
         rows.iter().enumerate().for_each(|(number, row)| text.push_str(&explanation(row, number == 0)));
@@ -92,6 +94,20 @@ fn explanation(row: &Row, is_first: bool) -> String {
         let first = failure.lines().next().unwrap_or_default();
         let _ = writeln!(text, "  **{}: not as expected: {first}**", row.mode.name());
     }
+    text
+}
+
+/// The same workload under RustNet and under the recorder.
+fn comparison(rows: &[Compared]) -> String {
+    let mut text = String::from(
+        "\n### Beside RustNet\n\nClients on the recorded side of a veth pair, IPv4; what counts is the process at this end. \
+         RustNet: `rustnet -i eth1 --headless --output json --no-resolve-dns --no-geoip --no-uid-drop --no-sandbox --pcapng-export FILE`.\n\n\
+         | workload | recorder | packets | right | wrong | without |\n|---|---|---:|---:|---:|---:|\n",
+    );
+    for Compared { workload, recorder, packets, right, wrong, unnamed } in rows {
+        let _ = writeln!(text, "| {workload} | {recorder} | {packets} | {right} | {wrong} | {unnamed} |");
+    }
+    text.push_str("\n### The scenarios\n");
     text
 }
 

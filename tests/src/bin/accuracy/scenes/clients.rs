@@ -74,7 +74,7 @@ fn storm(place: &Place<'_>, protocol: &str, port: &str, count: &str, client: &[&
     let lab = &place.stage.lab;
     let (program, to) = (lab.program("client"), place.listen(port.parse().expect("a port")));
     let log = lab.log();
-    let mut command = place.clients.command(&lab.program("storm"));
+    let mut command = place.clients.command(lab.program("storm"));
     command.args(["storm", "--count", count, "--protocol", protocol, "--to", &to, "--client", &program]);
     command.args(["--log", &log, "--"]).args(client);
     must(&mut command).stdout

@@ -90,9 +90,9 @@ fn packet_sockets(plan: &Plan) -> Take {
         let (client, asked) = (place.client.to_string(), place.server.to_string());
         for _ in 0..plan.count(50, 10) {
             place.client("client", &server.port, &["udp-client"]);
-            let mut udp = place.clients.command(&stage.lab.program("dhclient"));
+            let mut udp = place.clients.command(stage.lab.program("dhclient"));
             must(udp.args(["raw-udp", "--interface", "eth1", "--mac", &mac, "--from", &from, "--to", &to]));
-            let mut arp = place.clients.command(&stage.lab.program("arping"));
+            let mut arp = place.clients.command(stage.lab.program("arping"));
             must(arp.args([
                 "raw-arp",
                 "--interface",

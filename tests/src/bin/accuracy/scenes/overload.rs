@@ -72,7 +72,7 @@ fn spoofed_flows(plan: &Plan) -> Take {
     let recording = stage.record(&[]);
     let sink = sink(&stage, "sink", "10.77.1.1:0");
     let target = format!("10.77.1.1:{}", sink.1);
-    let flows = plan.count(500_000, 100_000).to_string();
+    let flows = plan.count(200_000, 50_000).to_string();
     let mac = stage.here.mac("eth1");
     let arguments =
         ["flow-storm", "--interface", "eth1", "--mac", &mac, "--tcp-to", &target, "--udp-to", &target];
