@@ -7,7 +7,7 @@ use crate::scenario::Expected::{AllRight, But};
 use crate::scenario::{Scenario, Take};
 use crate::stage::{Place, Stage, at_each_place, finish};
 
-pub(crate) const ALL: [Scenario; 13] = [
+pub(crate) const ALL: [Scenario; 15] = [
     Scenario {
         name: "prefork",
         what: "a listener shared by four children that accept",
@@ -51,6 +51,18 @@ pub(crate) const ALL: [Scenario; 13] = [
         what: "the same; the program waits in its receive call when the request comes",
         expected: AllRight,
         play: |plan| inetd(plan, "inetd-waiting", &["tcp-client", "--until-eof", "--pause-ms", "20"]),
+    },
+    Scenario {
+        name: "prefork-udp",
+        what: "a UDP socket on which four children wait: whoever receives a datagram answers it",
+        expected: AllRight,
+        play: prefork_udp,
+    },
+    Scenario {
+        name: "socket-activation",
+        what: "a UDP socket that one program opens and another one, started with it, serves (systemd.socket)",
+        expected: AllRight,
+        play: socket_activation,
     },
     Scenario {
         name: "restart-tcp",
@@ -111,6 +123,31 @@ fn reuseport_udp(plan: &Plan) -> Take {
         }
     });
     take.at_least(6 * clients * 6)
+}
+
+fn prefork_udp(plan: &Plan) -> Take {
+    let clients = plan.count(200, 30);
+    let take = at_each_place(plan, "prefork-udp", |place| {
+        let server = place.server("server", &["udp-prefork-server", "--processes", "4"]);
+        for number in 0..clients {
+            let connected: &[&str] = if number % 2 == 0 { &["--connected"] } else { &[] };
+            place.client("client", &server.port, &[&["udp-client", "--datagrams", "3"], connected].concat());
+        }
+    });
+    take.at_least(6 * clients * 6)
+}
+
+fn socket_activation(plan: &Plan) -> Take {
+    let clients = plan.count(100, 20);
+    let take = at_each_place(plan, "socket-activation", |place| {
+        let (heir, count) = (place.stage.lab.program("service"), clients.to_string());
+        let server = place.server("systemd", &["udp-activator", "--heir", &heir, "--datagrams", &count]);
+        for _ in 0..clients {
+            place.client("client", &server.port, &["udp-client"]);
+        }
+        finish(server);
+    });
+    take.at_least(6 * clients * 2)
 }
 
 fn inetd(plan: &Plan, label: &str, client: &[&str]) -> Take {
