@@ -93,6 +93,17 @@ impl Running {
         self.wait_for(&self.stderr, what, fits)
     }
 
+    /// Whether it has ended. It is still to be waited for.
+    pub fn has_ended(&self) -> bool {
+        sys::has_ended(self.pid)
+    }
+
+    /// The last line on standard error so far that fits.
+    pub fn last_stderr(&self, what: &str, fits: impl Fn(&str) -> bool) -> String {
+        let last = self.stderr.lock().lines.iter().rev().find(|line| fits(line)).cloned();
+        last.unwrap_or_else(|| panic!("expected: {what}\n{}", self.evidence()))
+    }
+
     /// How many lines there are on standard error so far.
     pub fn stderr_lines(&self) -> usize {
         self.stderr.lock().lines.len()

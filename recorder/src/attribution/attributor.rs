@@ -131,6 +131,11 @@ impl Attributor {
         self.conntrack.forget(now);
     }
 
+    /// How many flows and sockets are remembered.
+    pub fn remembered(&self) -> (usize, usize) {
+        self.join.size()
+    }
+
     /// All processes that were announced.
     pub const fn processes(&self) -> &ProcessTable {
         &self.processes

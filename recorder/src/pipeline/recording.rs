@@ -69,7 +69,11 @@ fn attach(plan: &Plan) -> Result<(Option<KernelSide>, Attributing), Error> {
     if plan.attribution == AttributionMode::None {
         return Ok((None, Attributing::Off));
     }
-    let wanted = Wanted { descendants: with_command, arguments: plan.with_arguments };
+    let wanted = Wanted {
+        descendants: with_command,
+        arguments: plan.with_arguments,
+        event_bytes: plan.event_buffer_bytes,
+    };
     match KernelSide::attach(wanted) {
         Ok(kernel_side) => {
             let reports = kernel_side.reports().to_vec();
@@ -431,6 +435,7 @@ impl<'a> Recording<'a> {
             statistics: &self.statistics,
             by_process: &self.by_process,
             processes: self.attributor.processes(),
+            remembered: self.attributor.remembered(),
         }
     }
 

@@ -28,6 +28,9 @@ pub use offsets::OffsetsError;
 static OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/ebpf/recorder-ebpf.o"));
 
+/// The usual size of the ring for events, in bytes: some 170 000 of them.
+pub const DEFAULT_EVENT_BYTES: u32 = 16 << 20;
+
 /// Why the kernel side cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum EbpfError {
@@ -70,13 +73,15 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// What of the kernel side is needed besides owners.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What is wanted of the kernel side besides owners.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wanted {
     /// To know a recorded command's descendants.
     pub descendants: bool,
     /// The arguments of processes.
     pub arguments: bool,
+    /// The size of the ring for events, rounded up to pages in a power of two.
+    pub event_bytes: u32,
 }
 
 /// The loaded kernel side. Dropping it detaches every program; so does the end of this process, however it ends.
@@ -119,26 +124,24 @@ impl KernelSide {
             follow_descendants: wanted.descendants,
         };
         // They came with 5.11 and 5.12; where they are missing, the slower way is taken.
-        let with_helpers = Self::load(&offsets, wanted.arguments, &site)?;
+        let with_helpers = Self::load(&offsets, wanted, &site)?;
         if with_helpers.works() {
             return Ok(with_helpers);
         }
         drop(with_helpers);
-        Self::load(&offsets, wanted.arguments, &hooks::Site { tracing_helpers: false, ..site })
+        Self::load(&offsets, wanted, &hooks::Site { tracing_helpers: false, ..site })
     }
 
-    fn load(
-        offsets: &Wire<Offsets>,
-        with_arguments: bool,
-        site: &hooks::Site<'_>,
-    ) -> Result<Self, EbpfError> {
-        let (tracing_helpers, with_arguments) = (u32::from(site.tracing_helpers), u32::from(with_arguments));
+    fn load(offsets: &Wire<Offsets>, wanted: Wanted, site: &hooks::Site<'_>) -> Result<Self, EbpfError> {
+        let (tracing_helpers, with_arguments) =
+            (u32::from(site.tracing_helpers), u32::from(wanted.arguments));
         let mut loader = EbpfLoader::new();
         loader
             .btf(Some(site.btf))
             .override_global("OFFSETS", offsets, true)
             .override_global("TRACING_HELPERS", &tracing_helpers, true)
-            .override_global("WITH_ARGUMENTS", &with_arguments, true);
+            .override_global("WITH_ARGUMENTS", &with_arguments, true)
+            .map_max_entries("EVENTS", wanted.event_bytes);
         if site.tracing_helpers {
             loader.map_max_entries("SOCKETS_BY_COOKIE", 1);
         }
