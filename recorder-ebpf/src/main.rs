@@ -369,7 +369,14 @@ fn used_by_traced_call(sk: *const c_void, result: i32, how: Use) -> i32 {
     0
 }
 
-// ---- The recorded command and its descendants ----
+// ---- Processes ----
+
+/// A process has replaced its program.
+#[btf_tracepoint(function = "sched_process_exec")]
+fn sched_process_exec(_ctx: BtfTracePointContext) -> i32 {
+    process::executed();
+    0
+}
 
 /// A process or thread is forked: (parent, child).
 #[btf_tracepoint(function = "sched_process_fork")]

@@ -28,6 +28,10 @@ pub static PROCESSES: LruHashMap<u64, u32, 16384> = LruHashMap::new();
 #[btf_map]
 pub static TRACKED: LruHashMap<u32, u64, 65536> = LruHashMap::new();
 
+/// When processes last called exec: tgid to CLOCK_MONOTONIC. What is pushed out was long ago.
+#[btf_map]
+pub static EXECS: LruHashMap<u32, u64, 16384> = LruHashMap::new();
+
 /// The epoch and the loss counter.
 #[btf_map]
 pub static CONTROL: Array<u64, CONTROL_WORDS> = Array::new();

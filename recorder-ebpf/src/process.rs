@@ -3,9 +3,9 @@
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::{
-    bpf_get_current_task, bpf_get_current_task_btf, bpf_probe_read_kernel_str, bpf_probe_read_user,
+    bpf_get_current_task, bpf_get_current_task_btf, bpf_ktime_get_ns, bpf_probe_read_kernel_str, bpf_probe_read_user,
 };
-use aya_ebpf::helpers::bpf_get_current_uid_gid;
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_uid_gid};
 use recorder_shared::{
     ARGUMENTS_BYTES, CGROUP_BYTES, KIND_PROCESS, PATH_BYTES, PROCESS_ARGUMENTS_CUT, PROCESS_CGROUP_CUT,
     PROCESS_TRACKED, ProcessEvent, ProcessEventWithArguments, process_id,
@@ -13,7 +13,7 @@ use recorder_shared::{
 
 use crate::kernel::{load, probe};
 use crate::maps::{
-    EVENTS, NO_WAKEUP, PROCESSES, TRACKED, count_loss, epoch, has_tracing_helpers, offset, wants_arguments,
+    EVENTS, EXECS, NO_WAKEUP, PROCESSES, TRACKED, count_loss, epoch, has_tracing_helpers, offset, wants_arguments,
 };
 
 /// `PF_KTHREAD` of include/linux/sched.h: a kernel thread, which is never the user of a socket.
@@ -83,11 +83,28 @@ fn current_by_probe() -> Option<Current> {
     Some(Current { process, tid: probe(task, offset!(task_pid)) })
 }
 
-/// When the running process started, on the clock of events (start_boottime goes on while the machine is suspended).
+/// When the running process began to be what it is: it was forked, or called exec. On the clock of events, unlike
+/// start_boottime, which goes on while the machine is suspended. And the process id of its parent.
 #[inline(always)]
-pub fn current_started_ns() -> u64 {
+pub fn current_origin(tgid: u32) -> (u64, u32) {
     let leader: *const c_void = probe(current_task(), offset!(task_group_leader));
-    probe(leader, offset!(task_start_time))
+    let parent: *const c_void = probe(leader, offset!(task_real_parent));
+    let forked_ns: u64 = probe(leader, offset!(task_start_time));
+    // SAFETY: the value is read at once.
+    let executed_ns = unsafe { EXECS.get(tgid) }.map_or(0, |at_ns| *at_ns);
+    // The entry may be of an earlier process with this id.
+    let began_ns = if executed_ns > forked_ns { executed_ns } else { forked_ns };
+    (began_ns, probe(parent, offset!(task_tgid)))
+}
+
+/// The running process has replaced its program.
+#[inline(always)]
+pub fn executed() {
+    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    // SAFETY: the helper has no preconditions.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    // LRU: cannot be full.
+    let _ = EXECS.insert(tgid, now_ns, 0);
 }
 
 #[inline(always)]

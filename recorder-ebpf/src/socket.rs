@@ -19,7 +19,7 @@ use crate::maps::{
     EVENTS, NO_WAKEUP, SOCKETS, SOCKETS_BY_COOKIE, count_loss, epoch, has_tracing_helpers, offset,
 };
 use crate::packet::{Headers, TCP, mapped};
-use crate::process::{Current, announce_current, current, current_started_ns};
+use crate::process::{Current, announce_current, current, current_origin};
 
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
@@ -237,7 +237,9 @@ const UNKEPT: Socket = Socket {
     existed_ns: 0,
     received_ns: 0,
     former_received_ns: 0,
-    waits_ns: 0,
+    waited_since_ns: 0,
+    parent_tgid: 0,
+    reserved: 0,
     suspect: 0,
     suspect_ns: 0,
     local: [0; 2],
@@ -281,6 +283,10 @@ fn tell_user(socket: &mut Socket, head: &SockHead, user: Current, how: Use) {
 
 #[inline(always)]
 fn change_user(socket: &mut Socket, user: Current, how: Use, now: u64) {
+    if socket.process != user.process {
+        (socket.waited_since_ns, socket.parent_tgid) =
+            if how == Use::Receive { current_origin((user.process >> 32) as u32) } else { (0, 0) };
+    }
     if socket.process == 0 {
         socket.tid = user.tid;
         socket.since_ns = now;
@@ -289,8 +295,6 @@ fn change_user(socket: &mut Socket, user: Current, how: Use, now: u64) {
         socket.tid = 0;
         socket.former_received_ns = socket.received_ns;
         socket.received_ns = 0;
-        let started = if how == Use::Receive { current_started_ns() } else { 0 };
-        socket.waits_ns = if started > socket.since_ns { started } else { 0 };
         socket.since_ns = if socket.suspect == user.process { socket.suspect_ns } else { now };
         // Settled: a later change of user must not be dated back to this time.
         socket.suspect = 0;
@@ -400,11 +404,13 @@ fn announce(socket: &Socket, kind: u8, flags: u16, at_ns: u64, flow: &Flow) -> b
         since_ns: socket.since_ns,
         existed_ns: socket.existed_ns,
         former_received_ns: socket.former_received_ns,
-        waits_ns: socket.waits_ns,
+        waited_since_ns: socket.waited_since_ns,
         local: flow.local,
         remote: flow.remote,
         netns: socket.netns,
         tid: socket.tid,
+        parent_tgid: socket.parent_tgid,
+        reserved: 0,
     });
     entry.submit(NO_WAKEUP);
     true

@@ -89,9 +89,9 @@ pub struct SocketEvent {
     pub existed_ns: u64,
     /// When the user before this one last received from the socket, CLOCK_MONOTONIC; 0 if it never did.
     pub former_received_ns: u64,
-    /// From when on the user may have waited for what it received first, CLOCK_MONOTONIC: it was forked then, while the user
-    /// before it had the socket. 0 if the socket came to it otherwise, or it did not begin with a receive.
-    pub waits_ns: u64,
+    /// When the user's process began to be what it is (fork or exec), CLOCK_MONOTONIC, if its use began with a receive, in
+    /// which it may have waited; else 0.
+    pub waited_since_ns: u64,
     /// Local address.
     pub local: Address,
     /// Remote address.
@@ -100,6 +100,10 @@ pub struct SocketEvent {
     pub netns: u32,
     /// The thread that uses it, 0 if several do.
     pub tid: u32,
+    /// The process id of the user's parent, where `waited_since_ns` is not 0.
+    pub parent_tgid: u32,
+    /// Always 0.
+    pub reserved: u32,
 }
 
 /// A process that is about to use a socket for the first time.
@@ -162,8 +166,12 @@ pub struct Socket {
     pub received_ns: u64,
     /// See [`SocketEvent::former_received_ns`].
     pub former_received_ns: u64,
-    /// See [`SocketEvent::waits_ns`].
-    pub waits_ns: u64,
+    /// See [`SocketEvent::waited_since_ns`].
+    pub waited_since_ns: u64,
+    /// See [`SocketEvent::parent_tgid`].
+    pub parent_tgid: u32,
+    /// Always 0.
+    pub reserved: u32,
     /// A process that caused a packet without being the known user: believed once it is seen in a send call.
     pub suspect: u64,
     /// When it did so.
@@ -251,7 +259,7 @@ pub struct Offsets {
     pub net_inum: u32,
 }
 
-const _: () = assert!(size_of::<SocketEvent>() == 104);
+const _: () = assert!(size_of::<SocketEvent>() == 112);
 const _: () = assert!(offset_of!(SocketEvent, at_ns) == 8);
 const _: () = assert!(offset_of!(SocketEvent, local) == 64);
 const _: () = assert!(offset_of!(SocketEvent, tid) == 100);
@@ -261,5 +269,5 @@ const _: () = assert!(offset_of!(ProcessEvent, comm) == 40);
 const _: () = assert!(offset_of!(ProcessEvent, path) == 56);
 const _: () = assert!(offset_of!(ProcessEvent, cgroup) == 56 + PATH_BYTES);
 const _: () = assert!(offset_of!(ProcessEventWithArguments, arguments) == size_of::<ProcessEvent>());
-const _: () = assert!(size_of::<Socket>() == 136);
+const _: () = assert!(size_of::<Socket>() == 144);
 const _: () = assert!(size_of::<Offsets>() == 43 * 4);

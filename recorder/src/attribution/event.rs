@@ -14,6 +14,13 @@ pub struct NetNs(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ProcessId(pub u64);
 
+impl ProcessId {
+    /// Its pid on the host.
+    pub const fn pid(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+}
+
 /// Who uses a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct User {
@@ -33,8 +40,10 @@ pub struct User {
 pub struct Handover {
     /// When the former user last received from the socket; boot if it never did.
     pub former_received: MonoTime,
-    /// The later user began with a receive, and may have waited for it since this time: it was forked then, with the socket.
-    pub waits_from: Option<MonoTime>,
+    /// When the later user was forked or called exec, if its use began with a receive, in which it may have waited.
+    pub began: Option<MonoTime>,
+    /// The process id of its parent.
+    pub parent_pid: u32,
 }
 
 /// What happened to a socket.

@@ -691,11 +691,13 @@ impl SocketState {
         if question.waited < SLACK && self.is_shared() {
             return Answer::None(Reason::TooLate);
         }
-        let Some((next, handover)) = self.handover_after(question.at) else { return mine };
-        match handover.waits_from {
-            _ if next.process == used.process => mine,
-            Some(from) if from <= question.at => Answer::Owner(next.process, next.tid, Found::Socket),
-            _ => Answer::None(Reason::Ambiguous),
+        match self.handover_after(question.at) {
+            Some((next, _)) if next.process == used.process => mine,
+            Some((next, handover)) if self.waited_at(question.at, handover) => {
+                Answer::Owner(next.process, next.tid, Found::Socket)
+            }
+            Some(_) => Answer::None(Reason::Ambiguous),
+            None => mine,
         }
     }
 
@@ -705,6 +707,15 @@ impl SocketState {
         let next = self.uses.get(self.uses.partition_point(|used| used.from <= at))?;
         let handover = next.handover?;
         (handover.former_received < at && next.from <= at.plus(SLACK)).then_some((next, handover))
+    }
+
+    /// Whether the later process can have waited for this packet: its parent had used the socket before it was forked, so
+    /// that it was born with it.
+    fn waited_at(&self, at: MonoTime, handover: Handover) -> bool {
+        let is_parents = |used: &Use, began| used.process.pid() == handover.parent_pid && used.from <= began;
+        handover
+            .began
+            .is_some_and(|began| began <= at && self.uses.iter().any(|used| is_parents(used, began)))
     }
 
     fn is_shared(&self) -> bool {

@@ -57,8 +57,9 @@ impl Socket {
         Self { user, since, ..self }
     }
 
-    fn handed_over(self, former_received: MonoTime, waits_from: Option<MonoTime>) -> Self {
-        Self { handover: Some(Handover { former_received, waits_from }), ..self }
+    fn handed_over(self, former_received: MonoTime, born: Option<(MonoTime, u32)>) -> Self {
+        let (began, parent_pid) = (born.map(|(at, _)| at), born.map_or(0, |(_, parent)| parent));
+        Self { handover: Some(Handover { former_received, began, parent_pid }), ..self }
     }
 
     fn says(&self, happening: Happening, flow: Flow, at: MonoTime) -> SocketNews {
@@ -465,26 +466,51 @@ fn a_socket_handed_over_belongs_to_each_process_in_its_time() {
     assert_eq!(sent(&join, shared.flow, ms(100)), owner(8));
 }
 
+const PARENT: u32 = 70;
+
+/// The word for a process with this id.
+fn process(pid: u32) -> u64 {
+    u64::from(pid) << 32
+}
+
 #[test]
 fn a_process_that_waited_in_its_receive_is_the_receiver_of_what_woke_it() {
     let flow = tcp(22, 40_000);
-    let parent = socket(1, flow, 7, ms(100));
+    let parent = socket(1, flow, process(PARENT), ms(100));
     // Forked 2 ms after the accept, and back from its receive when the request has come.
-    let child = parent.used_by(8, us(120_050)).handed_over(MonoTime::default(), Some(ms(102)));
-    let opened = listener(7).is_opened(flow, ms(99));
+    let child = parent.used_by(8, us(120_050)).handed_over(MonoTime::default(), Some((ms(102), PARENT)));
+    let opened = listener(process(PARENT)).is_opened(flow, ms(99));
     let join = join(&[opened, parent.is_used(ms(100)), child.is_used(us(120_050))]);
     assert_eq!(received(&join, flow, ms(120)), owner(8), "the request");
     let acknowledged = Question { by_call: false, ..about(flow, ms(120)) };
     assert_eq!(join.ask(&acknowledged), owner(8), "its acknowledgement");
-    assert_eq!(sent(&join, flow, ms(120)), owner(7), "whoever sends is heard of before its packet");
+    assert_eq!(
+        sent(&join, flow, ms(120)),
+        owner(process(PARENT)),
+        "whoever sends is heard of before its packet"
+    );
     assert_eq!(
         received(&join, flow, ms(101)),
         AMBIGUOUS,
         "the child was not there, the parent did not read it"
     );
-    assert_eq!(received(&join, flow, ms(99)), owner(7), "the handshake before the accept");
+    assert_eq!(received(&join, flow, ms(99)), owner(process(PARENT)), "the handshake before the accept");
     let hasty = Question { sent: false, waited: Duration::from_millis(4), ..about(flow, ms(120)) };
     assert_eq!(join.ask(&hasty), LATE);
+}
+
+#[test]
+fn children_that_wait_on_their_parents_socket_each_receive_what_wakes_them() {
+    let flow = udp(53, 50_000);
+    let parent = socket(1, flow, process(PARENT), ms(0));
+    let child = |pid: u32, from, born| {
+        parent.used_by(process(pid), from).handed_over(MonoTime::default(), Some((born, PARENT)))
+    };
+    let (one, other) = (child(71, us(50_050), ms(1)), child(72, us(80_050), ms(2)));
+    let join = join(&[parent.has_flow(ms(40)), one.is_used(us(50_050)), other.is_used(us(80_050))]);
+    assert_eq!(received(&join, flow, ms(50)), owner(process(71)));
+    assert_eq!(received(&join, flow, ms(80)), owner(process(72)));
+    assert_eq!(received(&join, flow, ms(90)), owner(process(72)));
 }
 
 #[test]

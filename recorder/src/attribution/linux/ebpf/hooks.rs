@@ -60,7 +60,7 @@ const fn hook(program: &'static str, hook: &'static str, need: Need, tells: &'st
 }
 
 /// All programs, in the order in which they are attached: who owns a socket is known before its packets are seen.
-pub(super) const HOOKS: [Hook; 26] = [
+pub(super) const HOOKS: [Hook; 27] = [
     hook("sock_create", "cgroup/sock_create", Need::Base, "who creates a socket"),
     hook("sock_release", "cgroup/sock_release", Need::Base, "when a socket is closed"),
     hook("post_bind4", "cgroup/post_bind4", Need::Follow, "from when on an IPv4 socket can receive"),
@@ -119,6 +119,12 @@ pub(super) const HOOKS: [Hook; 26] = [
     hook("inet6_recvmsg", "fexit/inet6_recvmsg", Need::InPlaceOf(&RECEIVES), "who has received over IPv6"),
     hook("recvmsg4", "cgroup/recvmsg4", Need::InPlaceOf(&RECEIVES), "who receives an IPv4 datagram"),
     hook("recvmsg6", "cgroup/recvmsg6", Need::InPlaceOf(&RECEIVES), "who receives an IPv6 datagram"),
+    hook(
+        "sched_process_exec",
+        "tp_btf/sched_process_exec",
+        Need::Follow,
+        "since when a program can have waited on a socket that it was given",
+    ),
     hook(
         "sched_process_fork",
         "tp_btf/sched_process_fork",

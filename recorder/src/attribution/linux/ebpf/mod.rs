@@ -228,7 +228,8 @@ fn socket_news(event: &SocketEvent) -> Option<SocketNews> {
         since: MonoTime::from_ns(event.since_ns),
         handover: Some(Handover {
             former_received: MonoTime::from_ns(event.former_received_ns),
-            waits_from: (event.waits_ns != 0).then(|| MonoTime::from_ns(event.waits_ns)),
+            began: (event.waited_since_ns != 0).then(|| MonoTime::from_ns(event.waited_since_ns)),
+            parent_pid: event.parent_tgid,
         }),
     };
     Some(SocketNews {
