@@ -21,6 +21,8 @@ pub const SLACK: Duration = Duration::from_millis(50);
 /// How long after its packet a hook may run: the ingress hook runs behind the tap, and a send call returns when its
 /// packet has left. No name is given before.
 pub(super) const HOOK_SLACK: Duration = Duration::from_millis(1);
+/// How long a program that was just executed does not wait for packets yet: it is being linked.
+const STARTING: Duration = Duration::from_millis(5);
 /// A SYN that comes so soon after another one is a new connection's; the same one is repeated after a second.
 const REPEATED_OPENING: Duration = Duration::from_millis(900);
 /// How long a connection that was reset is expected to wait for its accept: so long it may be taken for the next one of
@@ -293,6 +295,8 @@ impl Join {
     fn learn_use(&mut self, news: &SocketNews, user: User) {
         let socket = self.sockets.entry(news.cookie).or_default();
         let Some(last) = socket.uses.last_mut() else {
+            // Most sockets have one; a vector that grows by itself begins with four.
+            socket.uses.reserve_exact(1);
             socket.uses.push(Use::new(news, user));
             return;
         };
@@ -454,7 +458,8 @@ impl Join {
             hold.reopened.into_iter().for_each(&mut consider);
             for socket in [hold.socket, hold.listener].into_iter().flatten() {
                 let Some(socket) = self.sockets.get(&socket) else { continue };
-                if socket.handover_after(at).is_some() {
+                let changes_soon = || socket.use_at(at).is_some_and(|used| socket.changes_soon(used, at));
+                if socket.handover_after(at).is_some() || socket.is_pool() && changes_soon() {
                     // What is sent and what is acknowledged have different owners then.
                     return at;
                 }
@@ -691,6 +696,9 @@ impl SocketState {
         if question.waited < SLACK && self.is_shared() {
             return Answer::None(Reason::TooLate);
         }
+        if question.flow.protocol != Protocol::TCP && self.is_pool() && self.changes_soon(used, question.at) {
+            return Answer::None(Reason::Ambiguous);
+        }
         match self.handover_after(question.at) {
             Some((next, _)) if next.process == used.process => mine,
             Some((next, handover)) if self.waited_at(question.at, handover) => {
@@ -713,9 +721,24 @@ impl SocketState {
     /// that it was born with it.
     fn waited_at(&self, at: MonoTime, handover: Handover) -> bool {
         let is_parents = |used: &Use, began| used.process.pid() == handover.parent_pid && used.from <= began;
-        handover
-            .began
-            .is_some_and(|began| began <= at && self.uses.iter().any(|used| is_parents(used, began)))
+        handover.began.is_some_and(|began| {
+            began.plus(STARTING) <= at && self.uses.iter().any(|used| is_parents(used, began))
+        })
+    }
+
+    /// Whether more than two processes have used it: they may all wait on it at the same time, and each takes the datagram
+    /// that is at the head of the queue, which need not be the one that woke it.
+    fn is_pool(&self) -> bool {
+        let first = self.uses.first().map(|used| used.process);
+        let mut others = self.uses.iter().map(|used| used.process).filter(|process| Some(*process) != first);
+        let second = others.next();
+        second.is_some() && others.any(|process| Some(process) != second)
+    }
+
+    fn changes_soon(&self, used: &Use, at: MonoTime) -> bool {
+        let after = self.uses.partition_point(|other| other.from <= at);
+        let soon = self.uses[after..].iter().take_while(|other| other.from <= at.plus(SLACK));
+        soon.into_iter().any(|other| other.process != used.process)
     }
 
     fn is_shared(&self) -> bool {
@@ -829,6 +852,10 @@ fn order_accepted(holds: &mut [Hold], netns: NetNs) {
 
 /// Holds stand in the order of their beginning.
 fn insert_hold(holds: &mut Vec<Hold>, hold: Hold) {
+    if holds.is_empty() {
+        // Most flows have one; a vector that grows by itself begins with four.
+        holds.reserve_exact(1);
+    }
     let place = holds.partition_point(|other| other.from <= hold.from);
     holds.insert(place, hold);
 }
