@@ -3,7 +3,6 @@
 //! Figures move from run to run and from machine to machine, so nothing here asserts on a time; what is compared
 //! alternates within one run.
 #![expect(clippy::expect_used, reason = "a benchmark that cannot be set up has nothing to say")]
-#![expect(clippy::panic, reason = "the same")]
 
 mod capture;
 mod cost;

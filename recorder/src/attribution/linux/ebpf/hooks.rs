@@ -159,7 +159,8 @@ pub(super) struct Site<'a> {
     pub follow_descendants: bool,
 }
 
-/// Loads and attaches every program that is needed here, and tells what became of each.
+/// Loads and attaches every program that is needed here, and tells what became of each. Stops at the first base program that
+/// is refused where that may be for want of the tracing helpers.
 pub(super) fn attach_all(ebpf: &mut Ebpf, site: &Site<'_>) -> Vec<Report> {
     let mut reports: Vec<Report> = Vec::with_capacity(HOOKS.len());
     for hook in HOOKS {
@@ -172,7 +173,11 @@ pub(super) fn attach_all(ebpf: &mut Ebpf, site: &Site<'_>) -> Vec<Report> {
                 (Err(error), _) => State::Refused(explain(&error)),
             },
         };
+        let is_over = site.tracing_helpers && hook.need == Need::Base && state != State::Active;
         reports.push(Report { hook, state });
+        if is_over {
+            return reports;
+        }
     }
     name_replacements(&mut reports);
     reports
