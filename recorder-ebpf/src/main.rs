@@ -26,7 +26,7 @@ use crate::kernel::{load, probe};
 use crate::maps::{TRACKED, offset};
 use crate::packet::{ICMP, ICMPV6, TCP, UDP};
 use recorder_shared::{KIND_FLOW, KIND_LISTEN};
-use crate::socket::{Facts, Flow};
+use crate::socket::{Facts, Flow, Use};
 
 /// The verdict of every cgroup program. Anything else would drop traffic or fail a call.
 const PASS: i32 = 1;
@@ -193,11 +193,11 @@ fn received_by_listener(ctx: &SkBuffContext, sk: *mut c_void) {
 // ---- System calls tell who uses a socket ----
 
 #[inline(always)]
-fn used_by_address_call(ctx: &SockAddrContext) -> i32 {
+fn used_by_address_call(ctx: &SockAddrContext, how: Use) -> i32 {
     // SAFETY: the context is valid for the run of the program.
     let sk = unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk };
     if !sk.is_null() {
-        socket::used(sk.cast(), || socket::cookie(ctx.as_ptr()));
+        socket::used(sk.cast(), how, || socket::cookie(ctx.as_ptr()));
     }
     PASS
 }
@@ -229,25 +229,26 @@ fn connect6(ctx: SockAddrContext) -> i32 {
 /// sendto(2) or sendmsg(2) on an unconnected IPv4 UDP socket, before anything is sent.
 #[cgroup_sock_addr(sendmsg4)]
 fn sendmsg4(ctx: SockAddrContext) -> i32 {
-    used_by_address_call(&ctx)
+    used_by_address_call(&ctx, Use::Other)
 }
 
 /// sendto(2) or sendmsg(2) on an unconnected IPv6 UDP socket, before anything is sent.
 #[cgroup_sock_addr(sendmsg6)]
 fn sendmsg6(ctx: SockAddrContext) -> i32 {
-    used_by_address_call(&ctx)
+    used_by_address_call(&ctx, Use::Other)
 }
 
-/// recvfrom(2) on an IPv4 UDP socket. Unlike fexit/inet_recvmsg it also sees a call that began before it was attached. Only attached where `sock_recv_length` is missing (before 6.3).
+/// recvfrom(2) on an IPv4 UDP socket. Unlike fexit/inet_recvmsg it also sees a call that began before it was attached. Only
+/// attached where `sock_recv_length` is missing (before 6.3).
 #[cgroup_sock_addr(recvmsg4)]
 fn recvmsg4(ctx: SockAddrContext) -> i32 {
-    used_by_address_call(&ctx)
+    used_by_address_call(&ctx, Use::Receive)
 }
 
 /// recvfrom(2) on an IPv6 UDP socket. Only attached where `sock_recv_length` is missing (before 6.3).
 #[cgroup_sock_addr(recvmsg6)]
 fn recvmsg6(ctx: SockAddrContext) -> i32 {
-    used_by_address_call(&ctx)
+    used_by_address_call(&ctx, Use::Receive)
 }
 
 /// getpeername(2), and accept(2) when it asks for the address: then `sk` is the accepted socket.
@@ -265,61 +266,61 @@ fn getpeername6(ctx: SockAddrContext) -> i32 {
 /// Any send returns: (sk, result, flags).
 #[btf_tracepoint(function = "sock_send_length")]
 fn sock_send_length(ctx: BtfTracePointContext) -> i32 {
-    used_by_traced_call(ctx.arg(0), ctx.arg(1))
+    used_by_traced_call(ctx.arg(0), ctx.arg(1), Use::Other)
 }
 
 /// Any receive returns: (sk, result, flags).
 #[btf_tracepoint(function = "sock_recv_length")]
 fn sock_recv_length(ctx: BtfTracePointContext) -> i32 {
-    used_by_traced_call(ctx.arg(0), ctx.arg(1))
+    used_by_traced_call(ctx.arg(0), ctx.arg(1), Use::Receive)
 }
 
 /// A TCP send begins: (sk, msg, skb, size goal). Since 6.16.
 #[btf_tracepoint(function = "tcp_sendmsg_locked")]
 fn tcp_sendmsg_locked(ctx: BtfTracePointContext) -> i32 {
-    used_by_traced_call(ctx.arg(0), 0)
+    used_by_traced_call(ctx.arg(0), 0, Use::Other)
 }
 
 /// A send begins on an IPv4 socket of any protocol: (socket, message, size). Only attached where one of the tracepoints is
 /// missing.
 #[fentry(function = "inet_sendmsg")]
 fn inet_sendmsg(ctx: FEntryContext) -> i32 {
-    used_by_inet_call(ctx.arg(0), 0)
+    used_by_inet_call(ctx.arg(0), 0, Use::Other)
 }
 
 /// The same for IPv6.
 #[fentry(function = "inet6_sendmsg")]
 fn inet6_sendmsg(ctx: FEntryContext) -> i32 {
-    used_by_inet_call(ctx.arg(0), 0)
+    used_by_inet_call(ctx.arg(0), 0, Use::Other)
 }
 
 /// sendfile(2) or splice(2) begins to send, on IPv4 and IPv6: (socket, page, offset, size, flags). Until 6.4; later they
 /// call `inet_sendmsg`.
 #[fentry(function = "inet_sendpage")]
 fn inet_sendpage(ctx: FEntryContext) -> i32 {
-    used_by_inet_call(ctx.arg(0), 0)
+    used_by_inet_call(ctx.arg(0), 0, Use::Other)
 }
 
 /// A receive returns on an IPv4 socket of any protocol: (socket, message, size, flags), returns the length. Only attached
 /// where the tracepoint is missing.
 #[fexit(function = "inet_recvmsg")]
 fn inet_recvmsg(ctx: FExitContext) -> i32 {
-    used_by_inet_call(ctx.arg(0), ctx.arg(4))
+    used_by_inet_call(ctx.arg(0), ctx.arg(4), Use::Receive)
 }
 
 /// The same for IPv6.
 #[fexit(function = "inet6_recvmsg")]
 fn inet6_recvmsg(ctx: FExitContext) -> i32 {
-    used_by_inet_call(ctx.arg(0), ctx.arg(4))
+    used_by_inet_call(ctx.arg(0), ctx.arg(4), Use::Receive)
 }
 
 /// `socket` is a `struct socket`.
 #[inline(always)]
-fn used_by_inet_call(socket: *const c_void, result: i32) -> i32 {
+fn used_by_inet_call(socket: *const c_void, result: i32, how: Use) -> i32 {
     let offset = offset!(socket_sk);
     // SAFETY: the verifier knows `socket`, and the offset is that of a pointer.
     let sk: *const c_void = unsafe { load(socket, offset) };
-    used_by_traced_call(sk, result)
+    used_by_traced_call(sk, result, how)
 }
 
 /// accept(2) took a connection. Before 6.10: (sk, flags, err, kern), returns the new socket.
@@ -354,7 +355,7 @@ fn accepted(sk: *mut c_void) -> i32 {
 }
 
 #[inline(always)]
-fn used_by_traced_call(sk: *const c_void, result: i32) -> i32 {
+fn used_by_traced_call(sk: *const c_void, result: i32, how: Use) -> i32 {
     // A call that failed moved nothing.
     if sk.is_null() || result < 0 {
         return 0;
@@ -363,7 +364,7 @@ fn used_by_traced_call(sk: *const c_void, result: i32) -> i32 {
     // SAFETY: the verifier knows `sk` as a socket, and the offset is that of a u16.
     let family: u16 = unsafe { load(sk, family) };
     if family == AF_INET || family == AF_INET6 {
-        socket::used(sk.cast_mut(), || socket::traced_cookie(sk.cast_mut()));
+        socket::used(sk.cast_mut(), how, || socket::traced_cookie(sk.cast_mut()));
     }
     0
 }

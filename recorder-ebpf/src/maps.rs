@@ -44,6 +44,10 @@ static OFFSETS: Offsets = {
 #[unsafe(no_mangle)]
 static TRACING_HELPERS: u32 = 0;
 
+/// Filled in before loading: whether arguments are asked for. Where they are not, the verifier drops what reads them.
+#[unsafe(no_mangle)]
+static WITH_ARGUMENTS: u32 = 0;
+
 /// The offsets of this kernel.
 #[inline(always)]
 pub fn offsets() -> *const Offsets {
@@ -68,6 +72,14 @@ pub fn has_tracing_helpers() -> bool {
     // SAFETY: the static is there and initialised.
     let has = unsafe { core::ptr::read_volatile(&raw const TRACING_HELPERS) };
     has != 0
+}
+
+/// Whether the arguments of processes are asked for.
+#[inline(always)]
+pub fn wants_arguments() -> bool {
+    // SAFETY: the static is there and initialised.
+    let wants = unsafe { core::ptr::read_volatile(&raw const WITH_ARGUMENTS) };
+    wants != 0
 }
 
 /// The current epoch; 0, which no announcement has, if the map is missing.

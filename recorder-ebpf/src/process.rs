@@ -3,13 +3,18 @@
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::{
-    bpf_get_current_cgroup_id, bpf_get_current_task, bpf_get_current_task_btf, bpf_probe_read_kernel_str,
+    bpf_get_current_task, bpf_get_current_task_btf, bpf_probe_read_kernel_str, bpf_probe_read_user,
 };
 use aya_ebpf::helpers::bpf_get_current_uid_gid;
-use recorder_shared::{KIND_PROCESS, PATH_BYTES, PROCESS_TRACKED, ProcessEvent, process_id};
+use recorder_shared::{
+    ARGUMENTS_BYTES, CGROUP_BYTES, KIND_PROCESS, PATH_BYTES, PROCESS_ARGUMENTS_CUT, PROCESS_CGROUP_CUT,
+    PROCESS_TRACKED, ProcessEvent, ProcessEventWithArguments, process_id,
+};
 
 use crate::kernel::{load, probe};
-use crate::maps::{EVENTS, NO_WAKEUP, PROCESSES, TRACKED, count_loss, epoch, has_tracing_helpers, offset};
+use crate::maps::{
+    EVENTS, NO_WAKEUP, PROCESSES, TRACKED, count_loss, epoch, has_tracing_helpers, offset, wants_arguments,
+};
 
 /// `PF_KTHREAD` of include/linux/sched.h: a kernel thread, which is never the user of a socket.
 const PF_KTHREAD: u32 = 0x0020_0000;
@@ -17,6 +22,8 @@ const PF_KTHREAD: u32 = 0x0020_0000;
 const COMPONENT_BYTES: usize = 256;
 /// More directories and mounts than this, and the path loses its beginning.
 const PATH_STEPS: usize = 20;
+/// The same for cgroups within each other.
+const CGROUP_STEPS: usize = 16;
 
 /// Stands for the start time of the recorder itself, which is in the map only while it forks the command.
 const ANY_START: u64 = 0;
@@ -76,6 +83,13 @@ fn current_by_probe() -> Option<Current> {
     Some(Current { process, tid: probe(task, offset!(task_pid)) })
 }
 
+/// When the running process started, on the clock of events (start_boottime goes on while the machine is suspended).
+#[inline(always)]
+pub fn current_started_ns() -> u64 {
+    let leader: *const c_void = probe(current_task(), offset!(task_group_leader));
+    probe(leader, offset!(task_start_time))
+}
+
 #[inline(always)]
 fn current_task() -> *const c_void {
     // SAFETY: the helper has no preconditions.
@@ -92,45 +106,67 @@ pub fn announce_current(process: u64) -> bool {
     if announced.is_some_and(|announced| *announced == epoch) {
         return true;
     }
-    let Some(mut entry) = EVENTS.reserve_untyped::<ProcessEvent>(0) else {
+    let is_announced = if wants_arguments() { announce_with_arguments(process) } else { announce(process) };
+    if !is_announced {
         count_loss();
         return false;
-    };
-    fill(entry.as_mut_ptr(), process);
-    entry.submit(NO_WAKEUP);
+    }
     // If the map cannot take it, the process is announced again: harmless.
     let _ = PROCESSES.insert(process, epoch, 0);
     true
 }
 
 #[inline(always)]
+fn announce(process: u64) -> bool {
+    let Some(mut entry) = EVENTS.reserve_untyped::<ProcessEvent>(0) else { return false };
+    fill(entry.as_mut_ptr(), process);
+    entry.submit(NO_WAKEUP);
+    true
+}
+
+#[inline(always)]
+fn announce_with_arguments(process: u64) -> bool {
+    let Some(mut entry) = EVENTS.reserve_untyped::<ProcessEventWithArguments>(0) else { return false };
+    let event = entry.as_mut_ptr();
+    // The process is the first field.
+    fill(event.cast(), process);
+    // SAFETY: the entry is reserved with the size of the struct, and `fill` has written the fields that are read.
+    copy_arguments(unsafe { &mut *event });
+    entry.submit(NO_WAKEUP);
+    true
+}
+
+/// Not inlined, so that both callers share the code; the verifier follows the one that is used.
+#[inline(never)]
 fn fill(event: *mut ProcessEvent, process: u64) {
     let task = current_task();
     let leader: *const c_void = probe(task, offset!(task_group_leader));
     let parent: *const c_void = probe(leader, offset!(task_real_parent));
     let tgid = (process >> 32) as u32;
     let start_boottime_ns: u64 = probe(leader, offset!(task_start_boottime));
-    // SAFETY: the helper has no preconditions.
-    let cgroup_id = unsafe { bpf_get_current_cgroup_id() };
     let uid = bpf_get_current_uid_gid() as u32;
     let parent_tgid = probe(parent, offset!(task_tgid));
     let exec_id = probe(task, offset!(task_self_exec_id));
     let comm: [u8; 16] = probe(leader, offset!(task_comm));
     let flags = if is_tracked(tgid, start_boottime_ns) { PROCESS_TRACKED } else { 0 };
-    // SAFETY: the entry is reserved with the size of the struct; this writes all fields but the path.
+    // SAFETY: the entry is reserved with the size of the struct; this writes all fields but the unused ends of paths.
     let event = unsafe { &mut *event };
     event.kind = KIND_PROCESS;
     event.flags = flags;
     event.tgid = tgid;
     event.process = process;
     event.start_boottime_ns = start_boottime_ns;
-    event.cgroup_id = cgroup_id;
     event.exec_id = exec_id;
     event.parent_tgid = parent_tgid;
     event.uid = uid;
-    event.reserved = 0;
     event.comm = comm;
     event.path_length = copy_path(&mut event.path, task);
+    let (cgroup_length, is_whole) = copy_cgroup(&mut event.cgroup, task);
+    event.cgroup_length = cgroup_length;
+    event.arguments_length = 0;
+    if !is_whole {
+        event.flags |= PROCESS_CGROUP_CUT;
+    }
 }
 
 /// Whether this process is the recorded command or a descendant of it.
@@ -197,4 +233,58 @@ fn copy_path(path: &mut [u8; PATH_BYTES], task: *const c_void) -> u16 {
         dentry = parent;
     }
     used as u16
+}
+
+/// Writes the path of the task's cgroup into `path`, as `copy_path` does. Returns the bytes used, and whether that is
+/// all of it, up to the root of the tree.
+///
+/// Here, because the cgroup may be gone as soon as the process is, and its id tells nobody anything then. Cgroups of
+/// version 2 keep their names and places, so the path is of one moment.
+#[inline(always)]
+fn copy_cgroup(path: &mut [u8; CGROUP_BYTES], task: *const c_void) -> (u16, bool) {
+    let css_set: *const c_void = probe(task, offset!(task_cgroups));
+    let cgroup: *const c_void = probe(css_set, offset!(css_set_dfl_cgrp));
+    let mut node: *const c_void = probe(cgroup, offset!(cgroup_kn));
+    let mut used: usize = 0;
+    for _ in 0..CGROUP_STEPS {
+        let parent: *const c_void = probe(node, offset!(kernfs_node_parent));
+        if parent.is_null() {
+            // The root has no name.
+            return (used as u16, !node.is_null());
+        }
+        if used >= CGROUP_BYTES - COMPONENT_BYTES {
+            break;
+        }
+        let name: *const c_void = probe(node, offset!(kernfs_node_name));
+        let target = path.as_mut_ptr().wrapping_add(used);
+        // SAFETY: at least COMPONENT_BYTES are left behind `target`; the helper checks the address of the name.
+        let copied = unsafe { bpf_probe_read_kernel_str(target.cast(), COMPONENT_BYTES as u32, name) };
+        if copied <= 0 || copied > COMPONENT_BYTES as i64 {
+            break;
+        }
+        // As in `copy_path`.
+        used = (used + copied as usize) & (CGROUP_BYTES - 1);
+        node = parent;
+    }
+    (used as u16, false)
+}
+
+/// Copies the arguments of the current process out of its memory. What is not there right now (swapped out) cannot be
+/// had: then there are none.
+#[inline(always)]
+fn copy_arguments(event: &mut ProcessEventWithArguments) {
+    let mm: *const c_void = probe(current_task(), offset!(task_mm));
+    let start: u64 = probe(mm, offset!(mm_arg_start));
+    let end: u64 = probe(mm, offset!(mm_arg_end));
+    let mut length = end.saturating_sub(start);
+    if length > ARGUMENTS_BYTES as u64 {
+        length = ARGUMENTS_BYTES as u64;
+        event.process.flags |= PROCESS_ARGUMENTS_CUT;
+    }
+    let target = event.arguments.as_mut_ptr();
+    // SAFETY: the target has at least `length` bytes; the helper checks the address of the source.
+    let result = unsafe { bpf_probe_read_user(target.cast(), length as u32, start as *const c_void) };
+    if result == 0 {
+        event.process.arguments_length = length as u16;
+    }
 }

@@ -19,7 +19,7 @@ use crate::maps::{
     EVENTS, NO_WAKEUP, SOCKETS, SOCKETS_BY_COOKIE, count_loss, epoch, has_tracing_helpers, offset,
 };
 use crate::packet::{Headers, TCP, mapped};
-use crate::process::{Current, announce_current, current};
+use crate::process::{Current, announce_current, current, current_started_ns};
 
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
@@ -167,18 +167,33 @@ pub fn bound(sk: *mut c_void, cookie: u64, kind: u32, protocol: u32) {
     }
 }
 
+/// How a socket is used.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Use {
+    /// Something was received from it.
+    Receive,
+    /// Anything else.
+    Other,
+}
+
 /// The current process uses the socket, as it may do again and again: so what is told is kept. `cookie` is asked for only
 /// when it was not known.
 #[inline(always)]
-pub fn used(sk: *mut c_void, cookie: impl Fn() -> u64) {
+pub fn used(sk: *mut c_void, how: Use, cookie: impl Fn() -> u64) {
     let Some(user) = current() else { return };
     if !has_tracing_helpers() {
         // What is kept is found by the cookie, and that is made when it is first asked for.
         cookie();
     }
     let Some(socket) = storage(sk, CREATE) else { return };
+    if is_told(socket, user) {
+        if how == Use::Receive {
+            socket.received_ns = now_ns();
+        }
+        return;
+    }
     // The process first: the verifier goes through that once for each way in which it can be reached.
-    if is_told(socket, user) || !announce_current(user.process) {
+    if !announce_current(user.process) {
         return;
     }
     let head = SockHead::of(sk);
@@ -189,7 +204,7 @@ pub fn used(sk: *mut c_void, cookie: impl Fn() -> u64) {
         socket.protocol = u32::from(probe::<u16>(sk, offset!(sock_protocol)));
         socket.kind = u32::from(probe::<u16>(sk, offset!(sock_type)));
     }
-    tell_user(socket, &head, user);
+    tell_user(socket, &head, user, how);
 }
 
 /// The current process connects or accepts: for that nothing needs to be kept.
@@ -202,13 +217,13 @@ pub fn used_for_connection(sk: *mut c_void, protocol: impl FnOnce() -> u32, cook
     let head = SockHead::of(sk);
     match find(sk) {
         Some(socket) if is_told(socket, user) => {}
-        Some(socket) => tell_user(socket, &head, user),
+        Some(socket) => tell_user(socket, &head, user, Use::Other),
         None => {
             let mut socket =
                 Socket { cookie: cookie(), netns: head.netns(), protocol: protocol(), ..UNKEPT };
             // Without a cookie it cannot be told which socket it is.
             if socket.cookie != 0 {
-                tell_user(&mut socket, &head, user);
+                tell_user(&mut socket, &head, user, Use::Other);
             }
         }
     }
@@ -220,6 +235,9 @@ const UNKEPT: Socket = Socket {
     process: 0,
     since_ns: 0,
     existed_ns: 0,
+    received_ns: 0,
+    former_received_ns: 0,
+    waits_ns: 0,
     suspect: 0,
     suspect_ns: 0,
     local: [0; 2],
@@ -250,22 +268,29 @@ fn is_told(socket: &Socket, user: Current) -> bool {
 
 /// Takes note that the user, a process that was announced, is another one than before, and says so.
 #[inline(always)]
-fn tell_user(socket: &mut Socket, head: &SockHead, user: Current) {
+fn tell_user(socket: &mut Socket, head: &SockHead, user: Current, how: Use) {
     let now = now_ns();
-    change_user(socket, user, now);
+    change_user(socket, user, how, now);
+    if how == Use::Receive {
+        socket.received_ns = now;
+    }
     if announce(socket, KIND_USE, 0, now, &flow_of(head, socket.protocol as u8)) {
         socket.use_epoch = epoch();
     }
 }
 
 #[inline(always)]
-fn change_user(socket: &mut Socket, user: Current, now: u64) {
+fn change_user(socket: &mut Socket, user: Current, how: Use, now: u64) {
     if socket.process == 0 {
         socket.tid = user.tid;
         socket.since_ns = now;
     } else if socket.process != user.process {
         // Order matters to a reader on another CPU: no thread of the old process with the new process.
         socket.tid = 0;
+        socket.former_received_ns = socket.received_ns;
+        socket.received_ns = 0;
+        let started = if how == Use::Receive { current_started_ns() } else { 0 };
+        socket.waits_ns = if started > socket.since_ns { started } else { 0 };
         socket.since_ns = if socket.suspect == user.process { socket.suspect_ns } else { now };
         // Settled: a later change of user must not be dated back to this time.
         socket.suspect = 0;
@@ -348,7 +373,7 @@ pub fn closed(sk: *mut c_void, facts: impl FnOnce() -> Facts) {
         None => return,
     };
     if user.process != NOBODY.process {
-        change_user(&mut socket, user, now);
+        change_user(&mut socket, user, Use::Other, now);
     }
     // sk_wmem_alloc counts the bytes of all packets under way, and 1 for the socket itself (include/net/sock.h).
     let drained = !is_tcp && probe::<u32>(untyped(sk), offset!(sock_wmem_alloc)) <= 1;
@@ -374,6 +399,8 @@ fn announce(socket: &Socket, kind: u8, flags: u16, at_ns: u64, flow: &Flow) -> b
         process: socket.process,
         since_ns: socket.since_ns,
         existed_ns: socket.existed_ns,
+        former_received_ns: socket.former_received_ns,
+        waits_ns: socket.waits_ns,
         local: flow.local,
         remote: flow.remote,
         netns: socket.netns,

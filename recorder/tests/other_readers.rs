@@ -46,7 +46,8 @@ fn process(pid: u32, name: &[u8]) -> Process {
         start: Some(RealTime::from_ns(START - 1_000_000_000)),
         cgroup: Some("/system.slice/a.service".into()),
         container: None,
-        command_line: Some(b"some\0thing\0".to_vec()),
+        unit: Some("a.service".into()),
+        command_line: Some(CommandLine { bytes: b"some\0thing\0".to_vec(), is_cut: false }),
     }
 }
 

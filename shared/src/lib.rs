@@ -9,6 +9,10 @@ use core::mem::{offset_of, size_of};
 
 /// The bytes of an executable's path that the kernel side takes along, NUL bytes included.
 pub const PATH_BYTES: usize = 1024;
+/// The same of a cgroup's path.
+pub const CGROUP_BYTES: usize = 1024;
+/// The same of the arguments.
+pub const ARGUMENTS_BYTES: usize = 4096;
 
 /// A [`SocketEvent`] of this kind: this socket has this flow, seen in a packet of it.
 pub const KIND_FLOW: u8 = 1;
@@ -28,6 +32,10 @@ pub const KIND_PROCESS: u8 = 5;
 
 /// A [`ProcessEvent`] flag: the process is the recorded command or one of its descendants.
 pub const PROCESS_TRACKED: u8 = 1;
+/// A [`ProcessEvent`] flag: the cgroup's path lacks its beginning.
+pub const PROCESS_CGROUP_CUT: u8 = 2;
+/// A [`ProcessEvent`] flag: the arguments lack their end.
+pub const PROCESS_ARGUMENTS_CUT: u8 = 4;
 
 /// Which process: its tgid in the upper half, a digest of start time and exec count in the lower, so that neither a
 /// reused pid nor another program in the same process has the same id. One word, because it is read and written
@@ -79,6 +87,11 @@ pub struct SocketEvent {
     pub since_ns: u64,
     /// Before this time (CLOCK_MONOTONIC) the socket could not have received anything; 0 if it is not known.
     pub existed_ns: u64,
+    /// When the user before this one last received from the socket, CLOCK_MONOTONIC; 0 if it never did.
+    pub former_received_ns: u64,
+    /// From when on the user may have waited for what it received first, CLOCK_MONOTONIC: it was forked then, while the user
+    /// before it had the socket. 0 if the socket came to it otherwise, or it did not begin with a receive.
+    pub waits_ns: u64,
     /// Local address.
     pub local: Address,
     /// Remote address.
@@ -105,20 +118,32 @@ pub struct ProcessEvent {
     pub process: u64,
     /// When it started: nanoseconds since boot, suspend included.
     pub start_boottime_ns: u64,
-    /// The cgroup (version 2) it is in.
-    pub cgroup_id: u64,
     /// How often it and its ancestors called exec before (`self_exec_id`).
     pub exec_id: u32,
     /// The process id of its parent.
     pub parent_tgid: u32,
     /// Its real user id.
     pub uid: u32,
-    /// Always 0.
-    pub reserved: u32,
+    /// How many bytes of `cgroup` are used.
+    pub cgroup_length: u16,
+    /// How many bytes of arguments follow in a [`ProcessEventWithArguments`]; 0 if they could not be read.
+    pub arguments_length: u16,
     /// The name of the thread group's leader, NUL-terminated.
     pub comm: [u8; 16],
     /// The executable's path: its components from the last to the first, each with a NUL behind it.
     pub path: [u8; PATH_BYTES],
+    /// The path of its cgroup (version 2) below the root of the host's tree, in the same way.
+    pub cgroup: [u8; CGROUP_BYTES],
+}
+
+/// The same, where arguments are asked for.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct ProcessEventWithArguments {
+    /// The process.
+    pub process: ProcessEvent,
+    /// Its arguments as its memory holds them: each with a NUL behind it.
+    pub arguments: [u8; ARGUMENTS_BYTES],
 }
 
 /// What the kernel side remembers of a socket. Lives in the socket's own storage, so it ends with it.
@@ -133,6 +158,12 @@ pub struct Socket {
     pub since_ns: u64,
     /// When it was created or, later, bound; 0 if that was before we watched.
     pub existed_ns: u64,
+    /// When its user last received from it, CLOCK_MONOTONIC; 0 for never.
+    pub received_ns: u64,
+    /// See [`SocketEvent::former_received_ns`].
+    pub former_received_ns: u64,
+    /// See [`SocketEvent::waits_ns`].
+    pub waits_ns: u64,
     /// A process that caused a packet without being the known user: believed once it is seen in a send call.
     pub suspect: u64,
     /// When it did so.
@@ -177,6 +208,7 @@ pub const CONTROL_WORDS: usize = 2;
 pub struct Offsets {
     pub task_group_leader: u32,
     pub task_start_boottime: u32,
+    pub task_start_time: u32,
     pub task_self_exec_id: u32,
     pub task_flags: u32,
     pub task_tgid: u32,
@@ -194,6 +226,13 @@ pub struct Offsets {
     pub mount_mnt: u32,
     pub vfsmount_root: u32,
     pub task_fs: u32,
+    pub mm_arg_start: u32,
+    pub mm_arg_end: u32,
+    pub task_cgroups: u32,
+    pub css_set_dfl_cgrp: u32,
+    pub cgroup_kn: u32,
+    pub kernfs_node_name: u32,
+    pub kernfs_node_parent: u32,
     pub fs_root_mnt: u32,
     pub fs_root_dentry: u32,
     pub sock_family: u32,
@@ -212,13 +251,15 @@ pub struct Offsets {
     pub net_inum: u32,
 }
 
-const _: () = assert!(size_of::<SocketEvent>() == 88);
+const _: () = assert!(size_of::<SocketEvent>() == 104);
 const _: () = assert!(offset_of!(SocketEvent, at_ns) == 8);
-const _: () = assert!(offset_of!(SocketEvent, local) == 48);
-const _: () = assert!(offset_of!(SocketEvent, tid) == 84);
-const _: () = assert!(size_of::<ProcessEvent>() == 64 + PATH_BYTES);
+const _: () = assert!(offset_of!(SocketEvent, local) == 64);
+const _: () = assert!(offset_of!(SocketEvent, tid) == 100);
+const _: () = assert!(size_of::<ProcessEvent>() == 56 + PATH_BYTES + CGROUP_BYTES);
 const _: () = assert!(offset_of!(ProcessEvent, process) == 8);
-const _: () = assert!(offset_of!(ProcessEvent, comm) == 48);
-const _: () = assert!(offset_of!(ProcessEvent, path) == 64);
-const _: () = assert!(size_of::<Socket>() == 112);
-const _: () = assert!(size_of::<Offsets>() == 35 * 4);
+const _: () = assert!(offset_of!(ProcessEvent, comm) == 40);
+const _: () = assert!(offset_of!(ProcessEvent, path) == 56);
+const _: () = assert!(offset_of!(ProcessEvent, cgroup) == 56 + PATH_BYTES);
+const _: () = assert!(offset_of!(ProcessEventWithArguments, arguments) == size_of::<ProcessEvent>());
+const _: () = assert!(size_of::<Socket>() == 136);
+const _: () = assert!(size_of::<Offsets>() == 43 * 4);

@@ -274,12 +274,12 @@ pub fn judge(file: &Path, truths: &[Truth]) -> Judgement {
 fn judge_one(packet: Packet, book: &Book<'_>, disagreements: &HashMap<u32, String>) -> Judged {
     let Packet { protocol, source, destination, time_ns, flags, .. } = &packet;
     // The kernel answers echo requests, and that is nobody's.
-    let owners = |local, remote, kernel: &str| match flags == kernel {
+    let owners = |end: End, kernel: &str| match flags == kernel {
         true => Vec::new(),
-        false => book.owners(protocol, local, remote, *time_ns),
+        false => book.owners(protocol, end, *time_ns),
     };
-    let senders = owners(*source, *destination, "reply");
-    let receivers = owners(*destination, *source, "request");
+    let senders = owners(End { local: *source, remote: *destination, sent: true }, "reply");
+    let receivers = owners(End { local: *destination, remote: *source, sent: false }, "request");
     let disagreement = disagreements.get(&packet.number).cloned();
     let verdict = match &disagreement {
         Some(_) => Verdict::Wrong,
@@ -320,6 +320,15 @@ fn worse(one: Verdict, other: Verdict) -> Verdict {
     }
 }
 
+/// One end of a packet.
+#[derive(Clone, Copy)]
+struct End {
+    local: SocketAddr,
+    remote: SocketAddr,
+    /// Whether this end sent the packet.
+    sent: bool,
+}
+
 /// The truth, by local and remote port.
 struct Book<'a> {
     by_ports: HashMap<(u16, Option<u16>), Vec<&'a Truth>>,
@@ -344,12 +353,15 @@ impl<'a> Book<'a> {
 
     /// Who may be named for this end of a packet at this time. More than one only between two turns, and for a connection
     /// that came in and was not yet accepted: the process that listens, and the one that accepts it a moment later.
-    fn owners(&self, protocol: &str, local: SocketAddr, remote: SocketAddr, time_ns: u64) -> Vec<String> {
+    fn owners(&self, protocol: &str, end: End, time_ns: u64) -> Vec<String> {
+        let End { local, remote, sent } = end;
         let life = self.life_of_flow(protocol, local, remote, time_ns);
         let mut exact = self.lines(protocol, local, Some(remote));
-        exact.retain(|truth| life.contains(&self.begin(truth)));
-        exact.sort_by_key(|truth| truth.start_ns);
         let at_that_time = |truth: &&Truth| truth.start_ns <= time_ns && time_ns <= truth.end_ns;
+        // Whoever has a socket without connections may be slow between its words and its deeds, and another one quicker.
+        let is_slow = |truth: &&Truth| protocol != "tcp" && at_that_time(truth);
+        exact.retain(|truth| life.contains(&self.begin(truth)) || is_slow(truth));
+        exact.sort_by_key(|truth| truth.start_ns);
         let mut of_any = self.lines(protocol, local, None);
         of_any.retain(at_that_time);
 
@@ -357,6 +369,8 @@ impl<'a> Book<'a> {
         if owners.is_empty() {
             let before = exact.iter().rev().find(|truth| truth.start_ns <= time_ns);
             let after = exact.iter().find(|truth| truth.start_ns > time_ns);
+            // The kernel still answers for a closed TCP connection; a closed socket of another kind receives nothing more.
+            let before = before.filter(|_| protocol == "tcp" || sent || after.is_some());
             owners.extend(before.into_iter().chain(after));
             // Where several listen, only the one that took it counts.
             if before.is_none() && (after.is_none() || is_one_process(&of_any)) {
@@ -549,6 +563,19 @@ mod tests {
         assert_eq!(judged(203, "server[2] > client[10]"), Verdict::Right);
         assert_eq!(judged(203, "server[2] > client[11]"), Verdict::Wrong);
         assert_eq!(judged(206, "server[3] > client[11]"), Verdict::Right);
+    }
+
+    #[test]
+    fn a_closed_udp_socket_receives_nothing_more_and_what_it_sent_may_be_under_way() {
+        let udp = Truth { protocol: "udp".into(), ..truth(1, "client", CLIENT, SERVER, 100) };
+        let judged = |from, to, comment: &str| {
+            let packet = Packet { protocol: "udp".into(), ..packet(from, to, 120, comment) };
+            let truths = [udp.clone()];
+            judge_one(packet, &Book::new(&truths, &[]), &HashMap::new()).verdict
+        };
+        assert_eq!(judged(SERVER, CLIENT, "client[1]"), Verdict::Wrong);
+        assert_eq!(judged(SERVER, CLIENT, ""), Verdict::Nobodys);
+        assert_eq!(judged(CLIENT, SERVER, "client[1]"), Verdict::Right);
     }
 
     #[test]

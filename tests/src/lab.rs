@@ -61,12 +61,12 @@ impl Lab {
     }
 
     /// A path in the folder.
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: impl AsRef<Path>) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// A path in the folder, as an argument.
-    pub fn text(&self, name: &str) -> String {
+    pub fn text(&self, name: impl AsRef<Path>) -> String {
         text(&self.path(name))
     }
 
@@ -75,13 +75,22 @@ impl Lab {
         self.adopt(&self.traffic, name)
     }
 
+    /// The same under a name that need not be text.
+    pub fn program_named(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.copy(&self.traffic, name)
+    }
+
     /// Another program, in the folder under this name.
     pub fn adopt(&self, program: impl AsRef<Path>, name: &str) -> String {
+        text(&self.copy(program, name))
+    }
+
+    fn copy(&self, program: impl AsRef<Path>, name: impl AsRef<Path>) -> PathBuf {
         let path = self.path(name);
         if !path.exists() && fs::hard_link(&program, &path).is_err() {
             fs::copy(&program, &path).expect("cannot copy the program");
         }
-        text(&path)
+        path
     }
 
     /// Lets every user into the folder, and write there.
@@ -92,7 +101,7 @@ impl Lab {
 
     /// A command that runs `traffic` under another name in a namespace, with its truth in the log.
     pub fn command(&self, namespace: &Namespace, name: &str, arguments: &[&str]) -> Command {
-        let mut command = namespace.command(&self.program(name));
+        let mut command = namespace.command(self.program(name));
         command.args(arguments).args(["--log", &self.log()]);
         command
     }

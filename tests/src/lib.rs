@@ -6,6 +6,7 @@
 #![expect(clippy::expect_used, reason = "the same")]
 
 pub mod blocks;
+pub mod cgroup;
 pub mod document;
 pub mod judge;
 pub mod lab;

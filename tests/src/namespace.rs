@@ -1,5 +1,6 @@
 //! Network namespaces of our own, so that no test meets another's traffic, or the machine's.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::path::Path;
 use std::process::Command;
@@ -35,7 +36,7 @@ impl Namespace {
     }
 
     /// A command that runs in this namespace, and in nothing else new.
-    pub fn command(&self, program: &str) -> Command {
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let path = format!("/run/netns/{}", self.name);
         let file = File::open(&path).unwrap_or_else(|error| panic!("cannot open {path}: {error}"));
         let mut command = Command::new(program);

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::sys;
 
-pub use libc::{SIGINT, SIGTERM, SIGUSR1};
+pub use libc::{SIGCONT, SIGINT, SIGSTOP, SIGTERM, SIGUSR1};
 
 /// After this long, something hangs.
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -93,6 +93,17 @@ impl Running {
         self.wait_for(&self.stderr, what, fits)
     }
 
+    /// Whether it has ended. It is still to be waited for.
+    pub fn has_ended(&self) -> bool {
+        sys::has_ended(self.pid)
+    }
+
+    /// The last line on standard error so far that fits.
+    pub fn last_stderr(&self, what: &str, fits: impl Fn(&str) -> bool) -> String {
+        let last = self.stderr.lock().lines.iter().rev().find(|line| fits(line)).cloned();
+        last.unwrap_or_else(|| panic!("expected: {what}\n{}", self.evidence()))
+    }
+
     /// How many lines there are on standard error so far.
     pub fn stderr_lines(&self) -> usize {
         self.stderr.lock().lines.len()
@@ -102,6 +113,17 @@ impl Running {
     pub fn wait_for_more_stderr(&self, lines: usize) {
         let more = self.stderr.wait(DEADLINE, |state| (state.lines.len() > lines).then_some(()));
         assert!(more.is_some(), "no more lines on standard error\n{}", self.evidence());
+    }
+
+    /// How many lines there are on standard output so far.
+    pub fn stdout_lines(&self) -> usize {
+        self.stdout.lock().lines.len()
+    }
+
+    /// Waits until standard output has more than this many lines.
+    pub fn wait_for_more_stdout(&self, lines: usize) {
+        let more = self.stdout.wait(DEADLINE, |state| (state.lines.len() > lines).then_some(()));
+        assert!(more.is_some(), "no more lines on standard output\n{}", self.evidence());
     }
 
     /// Sends a signal.

@@ -26,7 +26,7 @@ fn beside_this_program() -> Option<PathBuf> {
 
 /// `recorder record ARGUMENTS` in a namespace.
 pub fn record(namespace: &Namespace, arguments: &[&str]) -> Command {
-    let mut command = namespace.command(&binary());
+    let mut command = namespace.command(binary());
     command.arg("record").args(arguments);
     command
 }

@@ -22,7 +22,7 @@ const MAY_IMPORT: [(&str, &[&str]); 9] = [
 ];
 
 /// Where an outside package may be used: a room, or a folder in one. A package that is not here is not used at all.
-const PACKAGES: [(&str, &[&str]); 20] = [
+const PACKAGES: [(&str, &[&str]); 24] = [
     ("recorder_shared", &["model", "attribution"]), // the words of the kernel side are heard in attribution
     ("etherparse", &["decode"]),
     ("libc", &["source/linux", "attribution/linux", "sandbox", "pipeline"]), // system calls; pipeline: clocks
@@ -31,7 +31,10 @@ const PACKAGES: [(&str, &[&str]); 20] = [
     ("aya", &["attribution/linux"]),
     ("btf_rs", &["attribution/linux"]), // offsets that the kernel does not promise
     ("procfs", &["attribution/linux"]),
-    ("foldhash", &["attribution"]), // a hash that a sender of packets cannot aim at
+    ("netlink_sys", &["attribution/linux"]), // the kernel's connection tracking
+    ("netlink_packet_core", &["attribution/linux"]), // the same
+    ("netlink_packet_netfilter", &["attribution/linux"]), // the same
+    ("foldhash", &["attribution"]),          // a hash that a sender of packets cannot aim at
     ("pcap_file", &["pcapng"]),
     ("zstd", &["output"]),
     ("landlock", &["sandbox"]),
@@ -41,6 +44,7 @@ const PACKAGES: [(&str, &[&str]); 20] = [
     ("clap", &["cli"]),
     ("chrono", &["cli"]),
     ("indicatif", &["cli"]),
+    ("nix", &["cli"]),             // the names of users
     ("serde", &["cli", "pcapng"]), // JSON on the screen, and in process records
     ("serde_json", &["cli", "pcapng"]),
 ];

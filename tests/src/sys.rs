@@ -20,6 +20,17 @@ pub(crate) fn signal(pid: u32, signal: i32) {
     assert_eq!(result, 0, "kill({pid}, {signal}) failed: {}", io::Error::last_os_error());
 }
 
+/// Whether a child has ended, without waiting for it.
+pub(crate) fn has_ended(pid: u32) -> bool {
+    // SAFETY: siginfo_t is plain numbers, for which zero is a value.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: the pointer is to a live value of the right type.
+    let result = unsafe { libc::waitid(libc::P_PID, pid, &raw mut info, options) };
+    assert_eq!(result, 0, "waitid({pid}) failed: {}", io::Error::last_os_error());
+    info.si_signo == libc::SIGCHLD
+}
+
 /// Waits for a child; also tells the CPU time, user and system, of it and of all descendants that it waited for.
 pub(crate) fn wait(pid: u32) -> (ExitStatus, Duration) {
     let mut status = 0;

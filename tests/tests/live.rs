@@ -279,7 +279,7 @@ fn route_through(left: &Namespace, router: &Namespace, right: &Namespace) {
 
 /// Packets that no socket sent, from eth1 of this namespace.
 fn send_spoofed(from: &Namespace, lab: &Lab, mac: &str, source: &str, destination: &str, count: u32) {
-    let mut command = from.command(&lab.program("spoofer"));
+    let mut command = from.command(lab.program("spoofer"));
     command.args(["raw-udp", "--interface", "eth1", "--mac", mac, "--from", source, "--to", destination]);
     must(command.args(["--count", &count.to_string()]));
 }

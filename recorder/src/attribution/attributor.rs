@@ -8,6 +8,7 @@ use foldhash::{HashMap, HashSet};
 use super::event::{Event, NetNs, ProcessId, ProcessNews};
 use super::fragments::Fragments;
 use super::join::{Answer, Join, Question};
+use super::linux::conntrack::{self, Conntrack};
 use super::linux::process::ProcessDetails;
 use super::memo::{Circumstances, Memo};
 use crate::decode::{self, Decoded, IpPacket, Transport};
@@ -41,6 +42,7 @@ pub struct Attributor {
     /// As numbers, sorted: a search among few is quicker than a hash.
     local_addresses: Vec<u128>,
     fragments: Fragments,
+    conntrack: Conntrack,
     memo: Memo,
     /// Grows whenever an answer may become another one.
     knowledge: u64,
@@ -52,6 +54,19 @@ enum End {
     None(Reason),
     /// The kernel is at this end, by what the packet is.
     Kernel,
+}
+
+impl End {
+    const fn has_no_socket(&self) -> bool {
+        matches!(self, Self::None(Reason::NoSocket))
+    }
+}
+
+/// A packet's flow from its sender to its receiver, as the packet has it, and as it is on the other side of a translation
+/// of addresses, if there is one.
+struct Views {
+    flow: Flow,
+    translated: Option<Flow>,
 }
 
 impl Attributor {
@@ -66,6 +81,7 @@ impl Attributor {
             netns,
             local_addresses: Vec::new(),
             fragments: Fragments::default(),
+            conntrack: Conntrack::default(),
             memo: Memo::default(),
             // More than what the empty memo was made with.
             knowledge: 1,
@@ -112,6 +128,12 @@ impl Attributor {
     pub fn forget(&mut self, now: MonoTime) {
         self.knowledge += 1;
         self.join.forget(now);
+        self.conntrack.forget(now);
+    }
+
+    /// How many flows and sockets are remembered.
+    pub fn remembered(&self) -> (usize, usize) {
+        self.join.size()
     }
 
     /// All processes that were announced.
@@ -142,16 +164,23 @@ impl Attributor {
         if let Some(attribution) = self.memo.find(&plain, &circumstances, context.at) {
             return attribution;
         }
-        let (attribution, flow) = self.work_out(packet, context);
-        if let Some(flow) = flow {
-            let stands = (context.at, self.join.stands_until(&flow, context.at));
-            self.memo.put(plain, circumstances, stands, attribution);
+        let (attribution, views) = self.work_out(packet, context);
+        if let Some(views) = views {
+            let until = self.stands_until(&views, context.at);
+            self.memo.put(plain, circumstances, (context.at, until), attribution);
         }
         attribution
     }
 
-    /// The answer, and the flow that it is for.
-    fn work_out(&mut self, packet: &Packet<'_>, context: &Context) -> (Attribution, Option<Flow>) {
+    /// Until when the answer for these views of a flow stands, if nothing new is learnt.
+    fn stands_until(&self, views: &Views, at: MonoTime) -> MonoTime {
+        let flows = [Some(views.flow), views.translated];
+        let until = flows.iter().flatten().map(|flow| self.join.stands_until(flow, at)).min().unwrap_or(at);
+        if self.conntrack.is_in_use() { until.min(at.plus(conntrack::STANDS)) } else { until }
+    }
+
+    /// The answer, and the views of the flow that it is for.
+    fn work_out(&mut self, packet: &Packet<'_>, context: &Context) -> (Attribution, Option<Views>) {
         let Decoded::Ip(mut ip) = decode::packet(context.link_type, packet.data) else {
             return (Attribution::Unknown(Reason::NotIp), None);
         };
@@ -159,23 +188,46 @@ impl Attributor {
             self.fragments.complete(&mut ip, fragment, context.at);
         }
         if opens_connection(&ip) {
-            self.join.note_opening(ip.flow, context.at);
-            self.knowledge += 1;
+            self.note_opening(ip.flow, context.at);
         }
-        let sender = self.end(&ip, context, true);
-        let receiver = self.end(&ip, context, false);
-        (self.combine(packet, &ip, context, &sender, &receiver), Some(ip.flow))
+        let mut sender = self.end(&ip, ip.flow, context, true);
+        let mut receiver = self.end(&ip, ip.flow, context, false);
+        let mut translated = None;
+        if sender.has_no_socket() || receiver.has_no_socket() {
+            let now = context.at.plus(context.waited);
+            translated = self.conntrack.translated(&ip.flow, context.at, now);
+        }
+        if let Some(flow) = translated {
+            if opens_connection(&ip) {
+                self.note_opening(flow, context.at);
+            }
+            if sender.has_no_socket() {
+                sender = self.end(&ip, flow, context, true);
+            }
+            if receiver.has_no_socket() {
+                receiver = self.end(&ip, flow, context, false);
+            }
+        }
+        let attribution = self.combine(packet, &ip, context, &sender, &receiver);
+        (attribution, Some(Views { flow: ip.flow, translated }))
     }
 
-    fn end(&self, ip: &IpPacket, context: &Context, sent: bool) -> End {
+    fn note_opening(&mut self, flow: Flow, at: MonoTime) {
+        self.join.note_opening(flow, at);
+        self.knowledge += 1;
+    }
+
+    /// Who was at this end of the flow, which the sender of the packet sees so.
+    fn end(&self, ip: &IpPacket, flow: Flow, context: &Context, sent: bool) -> End {
         if kernel_is_at_this_end(ip, sent) {
             return End::Kernel;
         }
         let question = Question {
-            flow: if sent { ip.flow } else { ip.flow.reversed() },
+            flow: if sent { flow } else { flow.reversed() },
             at: context.at,
             sent,
             opens: opens_connection(ip),
+            by_call: is_by_call(ip),
             only_netns: context.is_loopback.then_some(self.netns),
             waited: context.waited,
         };
@@ -269,6 +321,12 @@ const fn number(end: Endpoint) -> u128 {
 /// Whether this is the first packet of a TCP connection: SYN without ACK.
 fn opens_connection(ip: &IpPacket) -> bool {
     matches!(ip.transport, Transport::Tcp { flags, .. } if flags.syn() && !flags.ack())
+}
+
+/// Whether a send call of the sender makes such a packet. TCP packets without payload are made by the kernel, whoever uses
+/// the socket.
+fn is_by_call(ip: &IpPacket) -> bool {
+    !matches!(ip.transport, Transport::Tcp { payload_length: 0, .. })
 }
 
 /// Whether the kernel itself makes or takes such packets at this end: echo requests are answered by the kernel, and

@@ -1,6 +1,6 @@
 //! What the kernel side tells, as plain values. The join takes nothing else.
 
-use crate::model::{Flow, MonoTime};
+use crate::model::{CommandLine, Flow, MonoTime};
 
 /// A socket, as the kernel names it: unique until reboot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -23,6 +23,18 @@ pub struct User {
     pub tid: u32,
     /// Since when it is the user, without a break.
     pub since: MonoTime,
+    /// How the socket came to it from another user; none where there was none, or that is not known.
+    pub handover: Option<Handover>,
+}
+
+/// What is known of the time between two users of a socket. Hooks tell of a receive when it returns, so that the later one
+/// may have waited in it when a packet came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Handover {
+    /// When the former user last received from the socket; boot if it never did.
+    pub former_received: MonoTime,
+    /// The later user began with a receive, and may have waited for it since this time: it was forked then, with the socket.
+    pub waits_from: Option<MonoTime>,
 }
 
 /// What happened to a socket.
@@ -76,12 +88,15 @@ pub struct ProcessNews {
     pub parent_pid: u32,
     /// Its real user id.
     pub uid: u32,
-    /// The id of its cgroup.
-    pub cgroup_id: u64,
+    /// The path of its cgroup (version 2) from the root of the host's tree; without a slash before it if its beginning is
+    /// missing, empty if it could not be read.
+    pub cgroup: Vec<u8>,
     /// The name of its thread group's leader: at most 15 bytes.
     pub comm: Vec<u8>,
     /// The path of its executable, empty if it could not be read.
     pub path: Vec<u8>,
+    /// Its arguments, where they were asked for and could be read.
+    pub arguments: Option<CommandLine>,
     /// Whether it is the recorded command or a descendant of it.
     pub tracked: bool,
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use foldhash::HashMap;
 
-use super::event::{Cookie, Happening, NetNs, ProcessId, SocketNews, User};
+use super::event::{Cookie, Handover, Happening, NetNs, ProcessId, SocketNews, User};
 use crate::model::{Flow, Found, MonoTime, Protocol, Reason};
 
 /// How long a packet may precede the event that explains it: the tap runs microseconds before the hook behind it, and
@@ -54,6 +54,8 @@ pub struct Question {
     pub sent: bool,
     /// Whether the packet opens a connection (TCP SYN without ACK).
     pub opens: bool,
+    /// Whether a packet like this is made by a send call: so whoever sent it was the socket's user by then.
+    pub by_call: bool,
     /// Only sockets of this network namespace count (loopback); none if any may.
     pub only_netns: Option<NetNs>,
     /// How long the packet waited for events: the time since `at` for which all events are known.
@@ -77,6 +79,8 @@ struct Use {
     from: MonoTime,
     /// The last time at which this was heard.
     confirmed: MonoTime,
+    /// How the socket came to it from the one before, as far as that is known.
+    handover: Option<Handover>,
 }
 
 /// What is known of a socket.
@@ -445,12 +449,21 @@ impl Join {
             }
         };
         for hold in [*flow, flow.reversed()].iter().filter_map(|flow| self.flows.get(flow)).flatten() {
-            [hold.from.minus(HOOK_SLACK), hold.from, hold.confirmed].into_iter().for_each(&mut consider);
+            let times = [hold.from.minus(SLACK), hold.from.minus(HOOK_SLACK), hold.from, hold.confirmed];
+            times.into_iter().for_each(&mut consider);
             hold.reopened.into_iter().for_each(&mut consider);
             for socket in [hold.socket, hold.listener].into_iter().flatten() {
                 let Some(socket) = self.sockets.get(&socket) else { continue };
+                if socket.handover_after(at).is_some() {
+                    // What is sent and what is acknowledged have different owners then.
+                    return at;
+                }
                 let next_use = socket.uses.partition_point(|used| used.from <= at);
-                socket.uses.get(next_use).into_iter().for_each(|used| consider(used.from));
+                if let Some(next) = socket.uses.get(next_use) {
+                    [next.from.minus(SLACK), next.from].into_iter().for_each(&mut consider);
+                    let received = next.handover.map(|handover| handover.former_received);
+                    received.into_iter().for_each(|time| consider(time.plus(Duration::from_nanos(1))));
+                }
                 let ends = socket.closed.map(|closed| [closed, closed.plus(TCP_LINGER), socket.last_sent]);
                 ends.into_iter().flatten().for_each(|end| {
                     consider(end);
@@ -509,13 +522,12 @@ impl Join {
             };
         }
         // Several sockets may share a flow (SO_REUSEPORT in change, multicast): then they have to agree.
-        let first = holds.find(|hold| self.is_active(hold, question));
-        let Some(first) = first else { return Answer::None(Reason::NoSocket) };
-        let mut answer = self.owner_of(first, question);
-        for hold in holds.filter(|hold| self.is_active(hold, question)) {
-            answer = merge(answer, self.owner_of(hold, question));
-        }
-        answer
+        let owner = |hold| self.owner_of(hold, question);
+        let active = holds.clone().filter(|hold| self.is_active(hold, question));
+        active.map(owner).reduce(merge).unwrap_or_else(|| {
+            let late = holds.filter(|hold| hold.is_told_late(question));
+            late.map(owner).reduce(merge).unwrap_or(Answer::None(Reason::NoSocket))
+        })
     }
 
     /// The connection that a TCP packet of this time belongs to. Connections of one flow follow each other.
@@ -526,14 +538,17 @@ impl Join {
     ) -> Option<&'a Hold> {
         let mut before: Option<&Hold> = None;
         let mut after: Option<&Hold> = None;
+        let mut told_late: Option<&Hold> = None;
         for hold in holds {
             if hold.from <= question.at {
                 before = Some(hold);
             } else if hold.can_precede(question.at) && after.is_none() {
                 after = Some(hold);
+            } else if question.opens && hold.is_told_late(question) && told_late.is_none() {
+                told_late = Some(hold);
             }
         }
-        let Some(current) = before else { return after };
+        let Some(current) = before else { return after.or(told_late) };
         // Its event comes right behind the SYN, even if the older connection was reset and is not closed yet.
         let opened =
             after.filter(|next| question.opens && !question.sent && next.opens_right_after(question.at));
@@ -595,7 +610,7 @@ impl Join {
             if is_doubtful {
                 return Answer::None(Reason::EventsLost);
             }
-            return Answer::Owner(used.process, used.tid, Found::Socket);
+            return socket.turn_at(used, question);
         }
         if question.waited < SLACK {
             return Answer::None(Reason::TooLate);
@@ -665,6 +680,37 @@ impl SocketState {
         if after == 0 && self.is_cut { None } else { self.uses.get(after.saturating_sub(1)) }
     }
 
+    /// Whose the packet is at this time of this use. What comes in after the user's last receive and before another process
+    /// first receives is read by that one, which may have waited for it all the time: then it is that one's, if it had
+    /// the socket by then; else it cannot be told which of the two had it. What the user itself sends is its own.
+    fn turn_at(&self, used: &Use, question: &Question) -> Answer {
+        let mine = Answer::Owner(used.process, used.tid, Found::Socket);
+        if question.sent && question.by_call || question.at < used.from {
+            return mine;
+        }
+        if question.waited < SLACK && self.is_shared() {
+            return Answer::None(Reason::TooLate);
+        }
+        let Some((next, handover)) = self.handover_after(question.at) else { return mine };
+        match handover.waits_from {
+            _ if next.process == used.process => mine,
+            Some(from) if from <= question.at => Answer::Owner(next.process, next.tid, Found::Socket),
+            _ => Answer::None(Reason::Ambiguous),
+        }
+    }
+
+    /// The next use, if it begins so soon that what comes in at this time may be its, by all that is known of the user
+    /// before it.
+    fn handover_after(&self, at: MonoTime) -> Option<(&Use, Handover)> {
+        let next = self.uses.get(self.uses.partition_point(|used| used.from <= at))?;
+        let handover = next.handover?;
+        (handover.former_received < at && next.from <= at.plus(SLACK)).then_some((next, handover))
+    }
+
+    fn is_shared(&self) -> bool {
+        self.uses.windows(2).any(|pair| pair[0].process != pair[1].process)
+    }
+
     /// A socket that processes take turns in has no end of uses; those that ended long ago are not asked for.
     fn cut_uses(&mut self, now: MonoTime) {
         if self.uses.len() > MOST_USES && self.uses.len().is_power_of_two() {
@@ -681,7 +727,13 @@ impl SocketState {
 
 impl Use {
     fn new(news: &SocketNews, user: User) -> Self {
-        Self { process: user.process, tid: user.tid, from: user.since, confirmed: news.at }
+        Self {
+            process: user.process,
+            tid: user.tid,
+            from: user.since,
+            confirmed: news.at,
+            handover: user.handover,
+        }
     }
 
     fn is_the_same(&self, user: User) -> bool {
@@ -708,6 +760,14 @@ impl Hold {
     /// Whether a packet of a time before the flow was first heard of can be the one by which it was heard of.
     fn can_precede(&self, at: MonoTime) -> bool {
         self.from.since(at) <= HOOK_SLACK && self.existed <= at
+    }
+
+    /// Whether a packet that arrived can be the one by which the flow was heard of, though the hook ran long after the tap:
+    /// on a busy machine packets stand in a queue between the two.
+    fn is_told_late(&self, question: &Question) -> bool {
+        let delay = self.from.since(question.at);
+        let is_final = question.waited >= SLACK;
+        !question.sent && is_final && delay > HOOK_SLACK && delay <= SLACK && self.existed <= question.at
     }
 
     /// Whether nothing tells when it began: any loss may have been of its former user.

@@ -3,7 +3,9 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use crate::attribution::linux::ebpf::{EbpfError, KernelSide, Need, Report, State};
+use crate::attribution::linux::ebpf::{
+    DEFAULT_EVENT_BYTES, EbpfError, KernelSide, Need, Report, State, Wanted,
+};
 use crate::source::{self, Capture, CaptureOptions};
 
 /// The arguments of `recorder doctor`.
@@ -76,7 +78,11 @@ fn capture() -> Finding {
 }
 
 fn hooks(findings: &mut Vec<Finding>) {
-    match KernelSide::attach_what_works(true) {
+    match KernelSide::attach_what_works(Wanted {
+        descendants: true,
+        arguments: false,
+        event_bytes: DEFAULT_EVENT_BYTES,
+    }) {
         Ok(kernel_side) => findings.extend(kernel_side.reports().iter().map(hook)),
         Err(error) => findings.push(Finding {
             what: "eBPF".into(),

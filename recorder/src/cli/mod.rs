@@ -33,7 +33,7 @@ pub enum Command {
     Record(Box<record::RecordArgs>),
     /// Print the packets of a recording with their processes, one line each
     Show(show::ShowArgs),
-    /// Print packets and bytes by process, and how complete the attribution is
+    /// Print packets and bytes by process, user, unit or container, and how complete the attribution is
     Summary(summary::SummaryArgs),
     /// List what can be recorded here
     Interfaces(interfaces::Args),

@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::status::Screen;
+use crate::attribution::linux::ebpf::DEFAULT_EVENT_BYTES;
 use crate::pcapng::Annotate;
 use crate::pipeline::{self, AttributionMode, Error, Finished, Invoker, Limits, Plan, Signals, Why};
 use crate::source::{CaptureOptions, DEFAULT_SNAP_LENGTH, Selection};
@@ -36,9 +37,16 @@ pub struct RecordArgs {
     /// How owners are found: ebpf fails where eBPF does not work; auto then records without owners, and says so
     #[arg(long, value_enum, default_value_t = Mode::Auto, help_heading = "Attribution")]
     pub attribution: Mode,
+    /// The size of the kernel's ring for socket events, rounded up to a power of two; what does not fit is counted as lost
+    #[arg(long, value_name = "KIB", default_value_t = DEFAULT_EVENT_BYTES >> 10, help_heading = "Attribution",
+          value_parser = clap::value_parser!(u32).range(4..=1 << 20))]
+    pub event_buffer_size: u32,
     /// How owners are written: a list of comment, ids, darwin, custom; or all, or none
     #[arg(long, value_name = "LIST", default_value_t = Annotate::ALL, help_heading = "Attribution")]
     pub annotate: Annotate,
+    /// Store the arguments of processes too; these often hold secrets: passwords, tokens, keys
+    #[arg(long = "with-cmdline", help_heading = "Attribution")]
+    pub with_cmdline: bool,
 
     /// Write to this file; `-` is standard output [default: recorder-DATE.pcapng]
     #[arg(short, long, value_name = "FILE", help_heading = "Output")]
@@ -134,7 +142,9 @@ fn plan(args: RecordArgs) -> Plan {
     Plan {
         capture,
         attribution: mode,
+        event_buffer_bytes: args.event_buffer_size << 10,
         annotate: *annotate,
+        with_arguments: args.with_cmdline,
         limits: limits(&args),
         path: args.write.unwrap_or_else(default_name),
         force: args.force,

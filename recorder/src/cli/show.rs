@@ -124,17 +124,36 @@ struct OwnerJson {
     name: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     path: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cgroup: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    container: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unit: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cmdline: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    cmdline_cut: bool,
 }
 
 impl OwnerJson {
     fn of(owner: Option<Owner>, processes: &ProcessTable) -> Option<Self> {
         let owner = owner?;
         let process = processes.get(owner.process)?;
+        let line = process.command_line.as_ref();
         Some(Self {
             pid: process.pid,
             tid: (owner.tid != 0).then_some(owner.tid),
             name: escape_name(&process.name),
             path: process.path.as_ref().map(|path| escape_text(path)),
+            uid: process.uid,
+            cgroup: process.cgroup.clone(),
+            container: process.container.clone(),
+            unit: process.unit.clone(),
+            cmdline: line.map(|line| line.arguments().map(escape_text).collect()),
+            cmdline_cut: line.is_some_and(|line| line.is_cut),
         })
     }
 }

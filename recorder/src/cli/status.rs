@@ -103,7 +103,8 @@ impl Observer for Screen {
     }
 
     fn asked(&mut self, progress: &Progress<'_>) {
-        self.print(&line(progress));
+        let (flows, sockets) = progress.remembered;
+        self.print(&format!("{}; remembers {flows} flows of {sockets} sockets", line(progress)));
     }
 }
 

@@ -1,30 +1,35 @@
 //! `recorder summary FILE`: who sent and received how much, and how complete the attribution is.
 
+mod totals;
+
 use std::collections::HashMap;
 use std::io::{self, Write};
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use nix::unistd::{Uid, User};
 use serde::Serialize;
 
+use self::totals::{Row, Totals, Volume};
 use super::{Error, ignore_broken_pipe, open, text};
-use crate::decode::{self, Decoded};
-use crate::model::{Attribution, Owner, ProcessIndex, ProcessTable, RealTime, Reason, Statistics};
-use crate::pcapng::Record;
-use crate::pcapng::annotation::{escape_name, escape_text};
+use crate::model::{RealTime, Reason, Statistics};
+
+pub use self::totals::By;
 
 /// Arguments of `recorder summary`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct SummaryArgs {
     /// The recording; `-` is standard input
     pub file: PathBuf,
+    /// Put processes together that have this in common
+    #[arg(long, value_enum, default_value_t = By::Pid)]
+    pub by: By,
     /// Print one JSON object (docs/FORMAT.md)
     #[arg(long)]
     pub json: bool,
 }
 
-/// Prints what each process sent and received, then how complete that is.
+/// Prints what each process, or group of processes, sent and received, then how complete that is.
 ///
 /// # Errors
 /// If the file cannot be read to its end (what was read is summed up all the same), or `out` not written.
@@ -38,164 +43,29 @@ pub fn run(args: &SummaryArgs, out: &mut dyn Write) -> Result<ExitCode, Error> {
             Err(source) => break Some(Error::Read { path: args.file.clone(), source }),
         }
     };
-    let rows = totals.rows(reader.processes());
-    let statistics = reader.statistics();
-    let printed = if args.json {
-        json(out, &totals, &rows, statistics.as_ref())
-    } else {
-        human(out, &totals, &rows, statistics.as_ref())
-    };
+    let rows = totals.rows(args.by, reader.processes(), user_name);
+    let summary = Summary { by: args.by, totals, rows, statistics: reader.statistics() };
+    let printed = if args.json { json(out, &summary) } else { human(out, &summary) };
     ignore_broken_pipe(printed.and_then(|()| out.flush()))?;
     failure.map_or(Ok(ExitCode::SUCCESS), Err)
 }
 
-/// Packets, and their bytes on the wire.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-struct Volume {
-    packets: u64,
-    bytes: u64,
+/// The name of a user on the system that prints, which need not be the one that recorded.
+fn user_name(uid: u32) -> Option<String> {
+    User::from_uid(Uid::from_raw(uid)).ok().flatten().map(|user| user.name)
 }
 
-impl Volume {
-    fn add(&mut self, bytes: u32) {
-        self.packets += 1;
-        self.bytes += u64::from(bytes);
-    }
+/// What there is to print.
+struct Summary {
+    by: By,
+    totals: Totals,
+    rows: Vec<Row>,
+    statistics: Option<Statistics>,
 }
 
-/// What one process did.
-#[derive(Debug)]
-struct Traffic {
-    sent: Volume,
-    received: Volume,
-    /// Packets by the address of the other end.
-    peers: HashMap<IpAddr, u64>,
-    first: RealTime,
-    last: RealTime,
-}
-
-#[derive(Debug, Default)]
-struct Totals {
-    all: Volume,
-    /// Packets without a process.
-    nobody: Volume,
-    by_process: HashMap<ProcessIndex, Traffic>,
-}
-
-impl Totals {
-    fn count(&mut self, record: &Record<'_>) {
-        self.all.add(record.packet.original_length);
-        let (sender, receiver) = match record.attribution {
-            Attribution::Known { sender, receiver, .. } => (sender, receiver),
-            Attribution::Unknown(_) => (None, None),
-        };
-        if sender.is_none() && receiver.is_none() {
-            self.nobody.add(record.packet.original_length);
-            return;
-        }
-        let decoded = decode::packet(record.interface.link_type, record.packet.data);
-        // A packet from a process to itself counts in both columns: it was sent, and received.
-        for (owner, is_sender) in [(sender, true), (receiver, false)] {
-            if let Some(owner) = owner {
-                self.count_end(owner, is_sender, record, &decoded);
-            }
-        }
-    }
-
-    fn count_end(&mut self, owner: Owner, is_sender: bool, record: &Record<'_>, decoded: &Decoded) {
-        let packet = &record.packet;
-        let traffic = self.by_process.entry(owner.process).or_insert_with(|| Traffic {
-            sent: Volume::default(),
-            received: Volume::default(),
-            peers: HashMap::new(),
-            first: packet.time,
-            last: packet.time,
-        });
-        let volume = if is_sender { &mut traffic.sent } else { &mut traffic.received };
-        volume.add(packet.original_length);
-        if let Decoded::Ip(ip) = decoded {
-            *traffic.peers.entry(text::peer(ip, is_sender)).or_default() += 1;
-        }
-        traffic.first = traffic.first.min(packet.time);
-        traffic.last = traffic.last.max(packet.time);
-    }
-
-    /// The processes, the busiest first.
-    fn rows(&self, processes: &ProcessTable) -> Vec<Row> {
-        let mut rows: Vec<Row> = self
-            .by_process
-            .iter()
-            .filter_map(|(index, traffic)| {
-                let process = processes.get(*index)?;
-                // The most packets; of equals the lowest address, so that the same file gives the same text.
-                let top = traffic
-                    .peers
-                    .iter()
-                    .max_by_key(|(address, packets)| (**packets, std::cmp::Reverse(**address)));
-                Some(Row {
-                    pid: process.pid,
-                    name: escape_name(&process.name),
-                    path: process.path.as_ref().map(|path| escape_text(path)),
-                    sent: traffic.sent,
-                    received: traffic.received,
-                    peers: traffic.peers.len(),
-                    top_peer: top.map(|(address, _)| address.to_string()),
-                    first_ns: traffic.first.as_ns(),
-                    last_ns: traffic.last.as_ns(),
-                })
-            })
-            .collect();
-        let bytes = |row: &Row| row.sent.bytes + row.received.bytes;
-        rows.sort_by(|a, b| {
-            bytes(b).cmp(&bytes(a)).then(a.pid.cmp(&b.pid)).then(a.first_ns.cmp(&b.first_ns))
-        });
-        rows
-    }
-
-    const fn attributed(&self) -> u64 {
-        self.all.packets - self.nobody.packets
-    }
-}
-
-/// One process; also its object in `--json`. docs/FORMAT.md describes it; keys are only ever added.
-#[derive(Debug, Serialize)]
-struct Row {
-    pid: u32,
-    name: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    path: Option<String>,
-    sent: Volume,
-    received: Volume,
-    /// How many addresses the other ends had.
-    peers: usize,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    top_peer: Option<String>,
-    first_ns: u64,
-    last_ns: u64,
-}
-
-fn human(
-    out: &mut dyn Write,
-    totals: &Totals,
-    rows: &[Row],
-    statistics: Option<&Statistics>,
-) -> io::Result<()> {
-    let heading = ["PROCESS", "TOP PEER", "FIRST", "LAST", "PEERS", "SENT", "BYTES", "RECEIVED", "BYTES"];
-    let mut cells = vec![heading.map(str::to_owned).to_vec()];
-    for row in rows {
-        cells.push(vec![
-            format!("{}[{}]", row.name, row.pid),
-            row.top_peer.clone().unwrap_or_else(|| "-".to_owned()),
-            milliseconds(row.first_ns),
-            milliseconds(row.last_ns),
-            row.peers.to_string(),
-            row.sent.packets.to_string(),
-            row.sent.bytes.to_string(),
-            row.received.packets.to_string(),
-            row.received.bytes.to_string(),
-        ]);
-    }
-    out.write_all(text::table(&cells, 4).as_bytes())?;
+fn human(out: &mut dyn Write, summary: &Summary) -> io::Result<()> {
+    let Summary { by, totals, rows, statistics } = summary;
+    out.write_all(text::table(&cells(*by, rows), 4).as_bytes())?;
     writeln!(out)?;
 
     let (attributed, all) = (totals.attributed(), totals.all);
@@ -210,6 +80,34 @@ fn human(
             "no statistics in the file: the recording was cut short, or another program wrote it"
         ),
     }
+}
+
+/// The table, with its heading.
+fn cells(by: By, rows: &[Row]) -> Vec<Vec<String>> {
+    let (what, counts_processes) = match by {
+        By::Pid => ("PROCESS", false),
+        By::Name => ("NAME", true),
+        By::User => ("USER", true),
+        By::Unit => ("UNIT", true),
+        By::Container => ("CONTAINER", true),
+    };
+    let processes = |cell: String| counts_processes.then_some(cell);
+    let left = [what, "TOP PEER", "FIRST", "LAST"].map(str::to_owned);
+    let right = ["PEERS", "SENT", "BYTES", "RECEIVED", "BYTES"].map(str::to_owned);
+    let mut cells = vec![left.into_iter().chain(processes("PROCESSES".to_owned())).chain(right).collect()];
+    cells.extend(rows.iter().map(|row| {
+        let left = [
+            row.who.label(),
+            row.top_peer.clone().unwrap_or_else(|| "-".to_owned()),
+            milliseconds(row.first_ns),
+            milliseconds(row.last_ns),
+        ];
+        let Row { peers, sent, received, .. } = row;
+        let right = [*peers as u64, sent.packets, sent.bytes, received.packets, received.bytes];
+        let right = right.map(|number| number.to_string());
+        left.into_iter().chain(processes(row.processes.to_string())).chain(right).collect()
+    }));
+    cells
 }
 
 /// Why packets have no process, and what was lost, as the recording itself counted it.
@@ -251,7 +149,12 @@ fn milliseconds(ns: u64) -> String {
 /// The object of `--json`.
 #[derive(Serialize)]
 struct SummaryJson<'a> {
-    processes: &'a [Row],
+    /// The rows by pid.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    processes: Option<&'a [Row]>,
+    /// The rows by anything else.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    groups: Option<&'a [Row]>,
     total: Volume,
     attributed_packets: u64,
     without_process: Volume,
@@ -270,18 +173,16 @@ struct StatisticsJson {
     socket_events_lost: u64,
 }
 
-fn json(
-    out: &mut dyn Write,
-    totals: &Totals,
-    rows: &[Row],
-    statistics: Option<&Statistics>,
-) -> io::Result<()> {
+fn json(out: &mut dyn Write, summary: &Summary) -> io::Result<()> {
+    let Summary { by, totals, rows, statistics } = summary;
+    let is_by_pid = *by == By::Pid;
     let object = SummaryJson {
-        processes: rows,
+        processes: is_by_pid.then_some(rows),
+        groups: (!is_by_pid).then_some(rows),
         total: totals.all,
         attributed_packets: totals.attributed(),
         without_process: totals.nobody,
-        statistics: statistics.map(|statistics| StatisticsJson {
+        statistics: statistics.as_ref().map(|statistics| StatisticsJson {
             start_ns: statistics.start.as_ns(),
             end_ns: statistics.end.as_ns(),
             reasons: reasons(statistics).collect(),
@@ -301,10 +202,14 @@ mod tests {
     use super::*;
 
     fn summary(file: &[u8], json: bool) -> (String, Result<ExitCode, Error>) {
+        summary_by(file, By::Pid, json)
+    }
+
+    fn summary_by(file: &[u8], by: By, json: bool) -> (String, Result<ExitCode, Error>) {
         let path = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(path.path(), file).unwrap();
         let mut out = Vec::new();
-        let result = run(&SummaryArgs { file: path.path().into(), json }, &mut out);
+        let result = run(&SummaryArgs { file: path.path().into(), by, json }, &mut out);
         (String::from_utf8(out).unwrap(), result)
     }
 
@@ -342,6 +247,32 @@ mod tests {
         assert_eq!(object["attributed_packets"], 2);
         assert_eq!(object["statistics"]["reasons"], serde_json::json!({"not IP": 1}));
         assert_eq!(object["statistics"]["dropped_by_kernel"], 2);
+    }
+
+    #[test]
+    fn a_group_is_a_row_with_the_number_of_its_processes() {
+        let (out, result) = summary_by(&recording(), By::Name, false);
+        assert!(result.is_ok());
+        let lines: Vec<&str> = out.lines().collect();
+        assert!(lines[0].starts_with("NAME "), "{out}");
+        assert_eq!(words(lines[1]), ["curl", "10.0.0.1", "1", "2", "1", "100", "1", "200"], "{out}");
+
+        let (out, _) = summary_by(&recording(), By::Container, true);
+        let object: serde_json::Value = serde_json::from_str(&out).unwrap();
+        assert_eq!(object.get("processes"), None);
+        let groups = object["groups"].as_array().unwrap();
+        assert_eq!(groups.len(), 1, "{out}");
+        assert_eq!(groups[0].get("container"), None, "they are in none");
+        assert_eq!(groups[0]["processes"], 2);
+        assert_eq!(groups[0]["total"], serde_json::json!({"packets": 2, "bytes": 300}));
+        assert_eq!(groups[0]["sent"], serde_json::json!({"packets": 1, "bytes": 100}));
+        assert_eq!(groups[0]["received"], serde_json::json!({"packets": 2, "bytes": 300}));
+    }
+
+    #[test]
+    fn a_user_is_a_number_and_where_the_system_knows_it_a_name() {
+        assert_eq!(user_name(0).as_deref(), Some("root"));
+        assert_eq!(user_name(u32::MAX - 7), None);
     }
 
     #[test]

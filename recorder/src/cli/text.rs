@@ -133,6 +133,11 @@ pub fn safe(text: &str) -> String {
     annotation::escape_text(text.as_bytes())
 }
 
+/// The name of a unit or container: as [`safe`], but a backslash stands for itself, as it does for systemd.
+pub fn unit(name: &str) -> String {
+    safe(name).replace(r"\x5c", r"\")
+}
+
 /// The address of the other end of a packet: of its receiver for who sent it, of its sender for who received
 /// it.
 pub fn peer(packet: &IpPacket, is_sender: bool) -> IpAddr {

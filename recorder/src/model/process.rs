@@ -30,12 +30,31 @@ pub struct Process {
     pub uid: Option<u32>,
     /// When it started.
     pub start: Option<RealTime>,
-    /// The cgroup, as the host's /proc/PID/cgroup names it.
+    /// Its cgroup of version 2, as cgroups(7) writes it: from the root of the host's tree.
     pub cgroup: Option<String>,
-    /// The container's id, where the cgroup tells one.
+    /// The container that it is in, by id or name, where its cgroup tells one.
     pub container: Option<String>,
-    /// The arguments, NUL-separated, where the user asked for them.
-    pub command_line: Option<Vec<u8>>,
+    /// The systemd unit that it is in, where its cgroup tells one; spelled as systemd does.
+    pub unit: Option<String>,
+    /// The arguments, where the user asked for them.
+    pub command_line: Option<CommandLine>,
+}
+
+/// The arguments of a process, as it held them when they were read: a process can change its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommandLine {
+    /// The arguments, each with a NUL behind it; the last may lack it.
+    pub bytes: Vec<u8>,
+    /// Whether the end is missing. Then the last argument may be a part of one.
+    pub is_cut: bool,
+}
+
+impl CommandLine {
+    /// The arguments one by one.
+    pub fn arguments(&self) -> impl Iterator<Item = &[u8]> {
+        let bytes = self.bytes.strip_suffix(b"\0").unwrap_or(&self.bytes);
+        bytes.split(|byte| *byte == 0)
+    }
 }
 
 impl Process {
@@ -50,6 +69,7 @@ impl Process {
             start: None,
             cgroup: None,
             container: None,
+            unit: None,
             command_line: None,
         }
     }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::annotation::{escape_name, escape_text, unescape_name, unescape_text};
 use super::encode::{begin_block, end_block, end_of_options, option, padding, text_option};
 use super::{block, option as code};
-use crate::model::{Process, RealTime};
+use crate::model::{CommandLine, Process, RealTime};
 
 /// The private enterprise number of Wireshark's own custom blocks.
 pub(super) const WIRESHARK_PEN: u32 = 32622;
@@ -48,10 +48,12 @@ struct Details {
     cgroup: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     container: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    unit: Option<String>,
     /// The arguments, each with the escapes of `escape_text`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     cmdline: Option<Vec<String>>,
-    /// Whether arguments are missing at the end of `cmdline`, for want of room.
+    /// Whether the end of `cmdline` is missing.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     cmdline_cut: bool,
 }
@@ -61,7 +63,7 @@ impl Details {
         let (cmdline, cmdline_cut) = match &process.command_line {
             Some(line) => {
                 let (arguments, is_cut) = arguments(line);
-                (Some(arguments), is_cut)
+                (Some(arguments), is_cut || line.is_cut)
             }
             None => (None, false),
         };
@@ -71,6 +73,7 @@ impl Details {
             start_ns: process.start.map(RealTime::as_ns),
             cgroup: process.cgroup.clone(),
             container: process.container.clone(),
+            unit: process.unit.clone(),
             cmdline,
             cmdline_cut,
         }
@@ -78,16 +81,24 @@ impl Details {
 
     /// Adds to `process` what it does not have yet.
     fn fill(self, process: &mut Process) {
-        let Self { ppid, uid, start_ns, cgroup, container, cmdline, cmdline_cut: _ } = self;
+        let Self { ppid, uid, start_ns, cgroup, container, unit, cmdline, cmdline_cut } = self;
         process.parent_pid = process.parent_pid.or(ppid);
         process.uid = process.uid.or(uid);
         process.start = process.start.or(start_ns.map(RealTime::from_ns));
         process.cgroup = process.cgroup.take().or(cgroup);
         process.container = process.container.take().or(container);
+        process.unit = process.unit.take().or(unit);
         process.command_line = process.command_line.take().or_else(|| {
-            let arguments: Vec<Vec<u8>> = cmdline?.iter().map(|argument| unescape_text(argument)).collect();
-            Some(arguments.join(&0))
+            let mut bytes = Vec::new();
+            for argument in cmdline? {
+                bytes.extend_from_slice(&unescape_text(&argument));
+                bytes.push(0);
+            }
+            Some(CommandLine { bytes, is_cut: false })
         });
+        if let Some(line) = &mut process.command_line {
+            line.is_cut |= cmdline_cut;
+        }
     }
 }
 
@@ -121,7 +132,7 @@ pub(super) fn custom_block(buffer: &mut Vec<u8>, process: &Process) {
         text_option(buffer, entry::PATH, &escape_text(path));
     }
     if let Some(line) = &process.command_line {
-        option(buffer, entry::COMMAND_LINE, line);
+        option(buffer, entry::COMMAND_LINE, &line.bytes);
     }
     if let Some(parent) = process.parent_pid {
         option(buffer, entry::PARENT_PID, &parent.to_le_bytes());
@@ -186,7 +197,9 @@ pub(super) fn read_custom(body: &[u8], is_big_endian: bool) -> Option<Process> {
         match option {
             entry::NAME => process.name = unescape_name(&text(value)),
             entry::PATH => process.path = Some(unescape_text(&text(value))),
-            entry::COMMAND_LINE => process.command_line = Some(value.to_vec()),
+            entry::COMMAND_LINE => {
+                process.command_line = Some(CommandLine { bytes: value.to_vec(), is_cut: false });
+            }
             entry::PARENT_PID => process.parent_pid = value.try_into().ok().map(u32::from_le_bytes),
             entry::UID => process.uid = value.try_into().ok().map(u32::from_le_bytes),
             entry::START => {
@@ -213,12 +226,10 @@ pub(super) fn text(value: &[u8]) -> String {
 }
 
 /// The arguments, escaped, as many as there is room for; and whether some are missing.
-fn arguments(line: &[u8]) -> (Vec<String>, bool) {
-    // /proc/PID/cmdline ends each argument with a zero byte, the last one too.
-    let line = line.strip_suffix(b"\0").unwrap_or(line);
+fn arguments(line: &CommandLine) -> (Vec<String>, bool) {
     let mut room = ARGUMENTS_LIMIT;
     let mut arguments = Vec::new();
-    for argument in line.split(|byte| *byte == 0) {
+    for argument in line.arguments() {
         let argument = escape_text(argument);
         let Some(left) = room.checked_sub(argument.len() + 3) else {
             return (arguments, true);

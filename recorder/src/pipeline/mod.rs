@@ -42,6 +42,10 @@ pub struct Plan {
     pub capture: CaptureOptions,
     /// How owners are found.
     pub attribution: AttributionMode,
+    /// Whether process records hold the arguments.
+    pub with_arguments: bool,
+    /// The size of the kernel's ring for socket events.
+    pub event_buffer_bytes: u32,
     /// Which annotations to write.
     pub annotate: Annotate,
     /// Where to write; `-` is standard output.
@@ -84,6 +88,8 @@ pub struct Progress<'a> {
     pub by_process: &'a [u64],
     /// The processes.
     pub processes: &'a ProcessTable,
+    /// How many flows and sockets are remembered to find owners.
+    pub remembered: (usize, usize),
 }
 
 impl Progress<'_> {

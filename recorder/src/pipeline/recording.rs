@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::clock::ClockOffset;
 use super::{Attributing, AttributionMode, Error, Finished, Observer, Plan, Progress, Signals, Why, command};
 use crate::attribution;
-use crate::attribution::linux::ebpf::KernelSide;
+use crate::attribution::linux::ebpf::{KernelSide, Wanted};
 use crate::attribution::linux::process::ProcessDetails;
 use crate::attribution::linux::{now, own_netns};
 use crate::attribution::{Attributor, Context, join};
@@ -69,7 +69,12 @@ fn attach(plan: &Plan) -> Result<(Option<KernelSide>, Attributing), Error> {
     if plan.attribution == AttributionMode::None {
         return Ok((None, Attributing::Off));
     }
-    match KernelSide::attach(with_command) {
+    let wanted = Wanted {
+        descendants: with_command,
+        arguments: plan.with_arguments,
+        event_bytes: plan.event_buffer_bytes,
+    };
+    match KernelSide::attach(wanted) {
         Ok(kernel_side) => {
             let reports = kernel_side.reports().to_vec();
             Ok((Some(kernel_side), Attributing::Ebpf(reports)))
@@ -430,6 +435,7 @@ impl<'a> Recording<'a> {
             statistics: &self.statistics,
             by_process: &self.by_process,
             processes: self.attributor.processes(),
+            remembered: self.attributor.remembered(),
         }
     }
 

@@ -251,6 +251,7 @@ impl World {
         }
         let Socket { cookie, netns, is_dead, .. } = self.sockets[socket];
         let user = User {
+            handover: None,
             process: ProcessId(kept.process),
             tid: kept.process as u32,
             since: MonoTime::from_ns(kept.since),
@@ -914,6 +915,7 @@ fn replay(world: &World, seed: u64, lateness: u64, hold_back: u64, score: &mut S
                     at,
                     sent,
                     opens: packet.opens,
+                    by_call: true,
                     only_netns: packet.knows_netns.then_some(NetNs(packet.netns)),
                     waited: watermark.since(at),
                 };

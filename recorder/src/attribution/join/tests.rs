@@ -1,6 +1,6 @@
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::super::event::{Cookie, Happening, NetNs, ProcessId, SocketNews, User};
+use super::super::event::{Cookie, Handover, Happening, NetNs, ProcessId, SocketNews, User};
 use super::*;
 use crate::model::Endpoint;
 
@@ -45,10 +45,11 @@ struct Socket {
     since: MonoTime,
     existed: MonoTime,
     netns: u32,
+    handover: Option<Handover>,
 }
 
 fn socket(cookie: u64, flow: Flow, user: u64, since: MonoTime) -> Socket {
-    Socket { cookie, flow, user, tid: 1, since, existed: since, netns: 1 }
+    Socket { cookie, flow, user, tid: 1, since, existed: since, netns: 1, handover: None }
 }
 
 impl Socket {
@@ -56,8 +57,13 @@ impl Socket {
         Self { user, since, ..self }
     }
 
+    fn handed_over(self, former_received: MonoTime, waits_from: Option<MonoTime>) -> Self {
+        Self { handover: Some(Handover { former_received, waits_from }), ..self }
+    }
+
     fn says(&self, happening: Happening, flow: Flow, at: MonoTime) -> SocketNews {
-        let user = User { process: ProcessId(self.user), tid: self.tid, since: self.since };
+        let (process, since) = (ProcessId(self.user), self.since);
+        let user = User { process, tid: self.tid, since, handover: self.handover };
         SocketNews {
             happening,
             at,
@@ -97,7 +103,7 @@ fn join(events: &[SocketNews]) -> Join {
 }
 
 fn about(flow: Flow, at: MonoTime) -> Question {
-    Question { flow, at, sent: true, opens: false, only_netns: None, waited: SLACK }
+    Question { flow, at, sent: true, opens: false, by_call: true, only_netns: None, waited: SLACK }
 }
 
 fn sent(join: &Join, flow: Flow, at: MonoTime) -> Answer {
@@ -383,9 +389,35 @@ fn a_packet_before_the_socket_existed_has_no_owner() {
 }
 
 #[test]
+fn a_packet_that_waits_between_the_tap_and_the_hook_behind_it_is_the_sockets_that_got_it() {
+    let flow = udp(53, 50_000);
+    let join_udp = join(&[server(1, 7, ms(100)).has_flow(ms(140))]);
+    assert_eq!(received(&join_udp, flow, ms(120)), owner(7));
+    assert_eq!(sent(&join_udp, flow, ms(120)), NOBODY, "what is sent passes the hook before the tap");
+    assert_eq!(received(&join_udp, flow, ms(99)), NOBODY, "the socket was not there");
+    let hasty = Question { sent: false, waited: ms(40).since(ms(0)), ..about(flow, ms(120)) };
+    assert_eq!(join_udp.ask(&hasty), LATE);
+
+    let flow = tcp(80, 40_000);
+    let accepted = Socket { existed: MonoTime::default(), ..socket(2, flow, 8, ms(141)) };
+    let join_tcp = join(&[listener(7).is_opened(flow, ms(140)), accepted.is_used(ms(141))]);
+    assert_eq!(syn_received(&join_tcp, flow, ms(120)), owner(8));
+    assert_eq!(sent(&join_tcp, flow, ms(120)), NOBODY, "nobody answers a SYN that has not arrived");
+    assert_eq!(syn_received(&join_tcp, flow, ms(80)), NOBODY, "another SYN, long before");
+}
+
+#[test]
+fn a_packet_that_waits_behind_the_tap_may_be_any_of_those_who_are_heard_of_meanwhile() {
+    let flow = udp(53, 50_000);
+    let (one, other) = (server(1, 7, ms(100)), server(2, 8, ms(100)));
+    let join = join(&[one.has_flow(ms(140)), other.has_flow(ms(150))]);
+    assert_eq!(received(&join, flow, ms(120)), AMBIGUOUS);
+}
+
+#[test]
 fn a_packet_long_before_the_first_of_a_flow_was_not_the_sockets() {
     let new = server(1, 7, ms(0));
-    let join = join(&[new.has_flow(ms(40))]);
+    let join = join(&[new.has_flow(ms(80))]);
     assert_eq!(received(&join, new.flow, ms(20)), NOBODY, "the socket would have told");
 }
 
@@ -431,6 +463,39 @@ fn a_socket_handed_over_belongs_to_each_process_in_its_time() {
     assert_eq!(sent(&join, shared.flow, us(9_999)), owner(7));
     assert_eq!(sent(&join, shared.flow, ms(10)), owner(8), "the packet left before the call returned");
     assert_eq!(sent(&join, shared.flow, ms(100)), owner(8));
+}
+
+#[test]
+fn a_process_that_waited_in_its_receive_is_the_receiver_of_what_woke_it() {
+    let flow = tcp(22, 40_000);
+    let parent = socket(1, flow, 7, ms(100));
+    // Forked 2 ms after the accept, and back from its receive when the request has come.
+    let child = parent.used_by(8, us(120_050)).handed_over(MonoTime::default(), Some(ms(102)));
+    let opened = listener(7).is_opened(flow, ms(99));
+    let join = join(&[opened, parent.is_used(ms(100)), child.is_used(us(120_050))]);
+    assert_eq!(received(&join, flow, ms(120)), owner(8), "the request");
+    let acknowledged = Question { by_call: false, ..about(flow, ms(120)) };
+    assert_eq!(join.ask(&acknowledged), owner(8), "its acknowledgement");
+    assert_eq!(sent(&join, flow, ms(120)), owner(7), "whoever sends is heard of before its packet");
+    assert_eq!(
+        received(&join, flow, ms(101)),
+        AMBIGUOUS,
+        "the child was not there, the parent did not read it"
+    );
+    assert_eq!(received(&join, flow, ms(99)), owner(7), "the handshake before the accept");
+    let hasty = Question { sent: false, waited: Duration::from_millis(4), ..about(flow, ms(120)) };
+    assert_eq!(join.ask(&hasty), LATE);
+}
+
+#[test]
+fn what_the_former_user_received_stays_its_own_and_what_comes_between_two_is_ambiguous() {
+    let flow = tcp(40_000, 80);
+    let one = socket(1, flow, 7, ms(0));
+    let other = one.used_by(8, ms(30)).handed_over(ms(20), None);
+    let join = join(&[one.is_used(ms(1)), other.is_used(ms(30))]);
+    assert_eq!(received(&join, flow, us(19_990)), owner(7));
+    assert_eq!(received(&join, flow, ms(25)), AMBIGUOUS);
+    assert_eq!(received(&join, flow, ms(31)), owner(8));
 }
 
 #[test]

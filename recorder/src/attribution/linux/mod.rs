@@ -1,5 +1,7 @@
 //! How owners are learnt on Linux.
 
+mod cgroup_path;
+pub(super) mod conntrack;
 pub mod ebpf;
 pub mod process;
 

@@ -1,10 +1,11 @@
-//! What is known of a process besides what the kernel side tells: its cgroup's path and its full name.
+//! What is known of a process besides what the kernel side tells: its full name, its container, its unit.
 
-use std::path::Path;
+use std::fmt::Write;
 
-use foldhash::HashMap;
+use procfs::ProcessCGroup;
+use procfs::process::Process as ProcEntry;
 
-use super::clock_ns;
+use super::{cgroup_path, clock_ns};
 use crate::attribution::event::ProcessNews;
 use crate::model::{Process, RealTime};
 
@@ -16,20 +17,32 @@ const COMM_BYTES: usize = 15;
 pub struct ProcessDetails {
     /// CLOCK_REALTIME less CLOCK_BOOTTIME at the start, in nanoseconds.
     boot: RealTime,
-    /// Paths of cgroups by id. One process that is still there names its cgroup for all others.
-    cgroups: HashMap<u64, String>,
+    /// Whether there are cgroups of version 1, which may be the only ones that a container has.
+    has_version_1: bool,
 }
 
 impl ProcessDetails {
     /// Reads the clocks once, so that start times of one recording agree with each other.
     pub fn new() -> Self {
         let boot_ns = clock_ns(libc::CLOCK_REALTIME).saturating_sub(clock_ns(libc::CLOCK_BOOTTIME));
-        Self { boot: RealTime::from_ns(boot_ns), cgroups: HashMap::default() }
+        let own = ProcEntry::myself().and_then(|myself| myself.cgroups());
+        let has_version_1 = own.is_ok_and(|own| own.0.iter().any(|cgroup| cgroup.hierarchy != 0));
+        Self { boot: RealTime::from_ns(boot_ns), has_version_1 }
     }
 
     /// Everything known of the process.
-    pub fn process(&mut self, news: &ProcessNews) -> Process {
-        let cgroup = self.cgroup(news);
+    pub fn process(&self, news: &ProcessNews) -> Process {
+        let cgroup = text(&news.cgroup);
+        let (mut container, mut unit) = (cgroup_path::container(&cgroup), cgroup_path::unit(&cgroup));
+        if self.has_version_1 && (container.is_none() || unit.is_none()) {
+            for cgroup in version_1(news.pid, news.start_boottime_ns).unwrap_or_default() {
+                container = container.or_else(|| cgroup_path::container(&cgroup.pathname));
+                // systemd's own hierarchy, which has no controllers.
+                if cgroup.controllers.iter().any(|name| name == "name=systemd") {
+                    unit = unit.or_else(|| cgroup_path::unit(&cgroup.pathname));
+                }
+            }
+        }
         Process {
             pid: news.pid,
             name: full_name(&news.comm, &news.path),
@@ -37,22 +50,11 @@ impl ProcessDetails {
             parent_pid: Some(news.parent_pid),
             uid: Some(news.uid),
             start: Some(RealTime::from_ns(self.boot.as_ns() + news.start_boottime_ns)),
-            container: cgroup.as_deref().and_then(container_id),
-            cgroup,
-            command_line: None,
+            cgroup: (!cgroup.is_empty()).then_some(cgroup),
+            container,
+            unit,
+            command_line: news.arguments.clone(),
         }
-    }
-
-    fn cgroup(&mut self, news: &ProcessNews) -> Option<String> {
-        if let Some(path) = self.cgroups.get(&news.cgroup_id) {
-            return Some(path.clone());
-        }
-        let text =
-            std::fs::read_to_string(Path::new("/proc").join(news.pid.to_string()).join("cgroup")).ok()?;
-        // cgroups(7): the line of version 2 begins with "0::".
-        let path = text.lines().find_map(|line| line.strip_prefix("0::"))?.to_owned();
-        self.cgroups.insert(news.cgroup_id, path.clone());
-        Some(path)
     }
 }
 
@@ -62,20 +64,36 @@ impl Default for ProcessDetails {
     }
 }
 
+/// A process's cgroups of version 1; none if it is gone, or its pid another one's by now.
+fn version_1(pid: u32, start_boottime_ns: u64) -> Option<Vec<ProcessCGroup>> {
+    // The open directory stays that of one process; its start tells which.
+    let entry = ProcEntry::new(i32::try_from(pid).ok()?).ok()?;
+    let tick_ns = 1_000_000_000 / procfs::ticks_per_second();
+    if entry.stat().ok()?.starttime != start_boottime_ns / tick_ns {
+        return None;
+    }
+    let cgroups = entry.cgroups().ok()?;
+    Some(cgroups.0.into_iter().filter(|cgroup| cgroup.hierarchy != 0).collect())
+}
+
+/// A name of the kernel as text: what is not UTF-8 as `\xNN`. A backslash stands for itself, because systemd's names
+/// have some.
+fn text(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        for byte in chunk.invalid() {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "\\x{byte:02x}");
+        }
+    }
+    text
+}
+
 /// The kernel cuts names to 15 bytes; if the executable's name continues what is left, it is the whole.
 fn full_name(comm: &[u8], path: &[u8]) -> Vec<u8> {
     let file_name = path.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
     if comm.len() == COMM_BYTES && file_name.starts_with(comm) { file_name.to_vec() } else { comm.to_vec() }
-}
-
-/// The container's id: 64 hexadecimal digits at the end of the path of its cgroup, with the decoration that Docker,
-/// containerd, CRI-O and Podman put around them (`docker-ID.scope`, `/docker/ID`, `cri-containerd-ID.scope`, ...).
-fn container_id(cgroup: &str) -> Option<String> {
-    cgroup.rsplit('/').find_map(|part| {
-        let part = part.strip_suffix(".scope").unwrap_or(part);
-        let id = part.rsplit(['-', ':']).next().unwrap_or(part);
-        (id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit())).then(|| id.to_owned())
-    })
 }
 
 #[cfg(test)]
@@ -95,15 +113,18 @@ mod tests {
     }
 
     #[test]
-    fn a_containers_id_is_found_in_its_cgroup() {
-        let id = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
-        for path in [
-            format!("/docker/{id}"),
-            format!("/system.slice/docker-{id}.scope"),
-            format!("/k/cri-containerd-{id}.scope/init"),
-        ] {
-            assert_eq!(container_id(&path).as_deref(), Some(id), "{path}");
-        }
-        assert_eq!(container_id("/user.slice/user-0.slice"), None);
+    fn a_cgroups_name_may_be_any_bytes() {
+        assert_eq!(text(b"/a/\xc3\xa4"), "/a/\u{e4}");
+        assert_eq!(text(b"/a\xff\\x2d"), r"/a\xff\x2d");
+    }
+
+    #[test]
+    fn version_1_tells_container_and_unit_of_a_process_that_is_the_one_that_was_meant() {
+        let pid = std::process::id();
+        let start = procfs::process::Process::myself().and_then(|process| process.stat()).unwrap().starttime;
+        let start_ns = start * (1_000_000_000 / procfs::ticks_per_second());
+        let cgroups = version_1(pid, start_ns).expect("this process is there");
+        assert!(cgroups.iter().all(|cgroup| cgroup.pathname.starts_with('/')), "{cgroups:?}");
+        assert!(version_1(pid, start_ns + 1_000_000_000).is_none(), "another process with this pid");
     }
 }

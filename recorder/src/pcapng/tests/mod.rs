@@ -21,6 +21,7 @@ fn process(pid: u32, name: &str) -> Process {
         start: Some(RealTime::from_ns(START)),
         cgroup: None,
         container: None,
+        unit: None,
         command_line: None,
     }
 }

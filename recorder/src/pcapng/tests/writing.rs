@@ -56,7 +56,7 @@ const UUID_OF_CURL: &[u8] =
 fn a_process_information_block_is_these_bytes() {
     let mut table = ProcessTable::default();
     let mut curl = process(4242, "curl");
-    curl.command_line = Some(b"curl\0-s".to_vec());
+    curl.command_line = Some(CommandLine { bytes: b"curl\0-s".to_vec(), is_cut: false });
     let index = table.push(curl);
     let mut writer = writer(Annotate { custom: true, ..Annotate::NONE });
     writer.packet(&packet(&[]), &known(owner(index, 0), None, false), &table).unwrap();
@@ -93,7 +93,9 @@ fn what_is_written_comes_back() {
     let mut nginx = process(99, "nginx");
     nginx.cgroup = Some("/system.slice/dev-disk-by\\x2duuid.slice".into());
     nginx.container = Some("0123abcd".into());
-    nginx.command_line = Some(b"nginx: worker\0\xff\0a \"quoted\"\\\n".to_vec());
+    nginx.unit = Some("dev-disk-by\\x2duuid.swap".into());
+    let arguments = b"nginx: worker\0\xff\0a \"quoted\"\\\n\0\0".to_vec();
+    nginx.command_line = Some(CommandLine { bytes: arguments, is_cut: true });
     let curl = table.push(process(4242, "curl"));
     let nginx_index = table.push(nginx.clone());
     let mut bare = process(7, "bare");

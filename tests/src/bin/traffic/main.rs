@@ -33,12 +33,14 @@ const USAGE: &str = "usage: traffic SUB-COMMAND [ARGS] [--log FILE]
   turns-client ADDR PORT --how fork|pass|exec --protocol tcp|udp [--connected] [--turns N] --heir PROGRAM
   udp-server [--listen ADDR:PORT] [--datagrams N] [--silent] [--udplite] [--dual-stack]
   udp-reuseport-server --listen ADDR:PORT --reuseport --processes N
+  udp-prefork-server --listen ADDR:PORT --processes N      one socket, on which all of them wait
+  udp-activator --listen ADDR:PORT --heir PROGRAM --datagrams N --log FILE     starts a program with a bound socket
   udp-client ADDR PORT [--connected] [--datagrams N [--gate FILE] [--tell-ready]] [--bind ADDR:PORT] [--size BYTES] [--silent]
              [--udplite]
   ping ADDR [--raw --id N] [--count N]
   raw-socket-udp ADDR PORT --bind ADDR:PORT [--datagrams N]     UDP through a raw socket
   raw-udp --interface NAME --mac MAC --from IP:PORT --to IP:PORT [--count N]    frames that no socket of an IP stack sent
-  raw-arp --interface NAME --from IP --to IP [--count N]
+  raw-arp --interface NAME --own-mac MAC --from IP --to IP [--count N]
   tagged-client ADDR PORT --interface NAME --mac MAC --bind ADDR:PORT [--datagrams N]
   storm --count N --protocol tcp|udp --to ADDR:PORT --log FILE [--client PROGRAM] [-- ARGS OF THE CLIENT]
   same-pid-storm --count N --to ADDR:PORT --log FILE --clients PROGRAM,PROGRAM [--pid N]
@@ -81,6 +83,9 @@ fn job(command: &str) -> Option<fn(&Options)> {
         "heir-of-stdin" => turns::heir_of_stdin,
         "udp-server" => udp::server,
         "udp-reuseport-server" => udp::reuseport_server,
+        "udp-prefork-server" => udp::prefork_server,
+        "udp-activator" => udp::activator,
+        "activated" => udp::activated,
         "udp-client" => udp::client,
         "ping" => ping::ping,
         "raw-socket-udp" => ping::raw_socket_udp,

@@ -33,8 +33,9 @@ pub(crate) fn raw_udp(options: &Options) {
 /// Asks by hand who has an address (ARP), as DHCP clients and duplicate address detection do.
 pub(crate) fn raw_arp(options: &Options) {
     let (from, to) = (v4(options.required("--from")), v4(options.required("--to")));
+    let own_mac = mac(options.required("--own-mac"));
     let mut request = vec![0, 1, 8, 0, 6, 4, 0, 1];
-    request.extend_from_slice(&OWN_MAC);
+    request.extend_from_slice(&own_mac);
     request.extend_from_slice(&from.octets());
     request.extend_from_slice(&[0; 6]);
     request.extend_from_slice(&to.octets());

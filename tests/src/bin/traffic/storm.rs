@@ -125,9 +125,9 @@ fn one_connection(to: SocketAddr) -> String {
 }
 
 fn one_datagram(to: SocketAddr) -> String {
-    let truth = Truth::begin("client", "udp");
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("cannot bind");
     socket.connect(to).expect("cannot connect");
+    let truth = Truth::begin("client", "udp");
     let local = socket.local_addr().expect("a bound socket has an address");
     // The receiver's queue may be full, and on a host that is flooded so may ours.
     let _ = socket.send(b"one of many");
@@ -177,15 +177,18 @@ pub(crate) fn fork_storm(options: &Options) {
 pub(crate) fn hold(options: &Options) {
     let processes = options.number("--processes").unwrap_or(10);
     let (mut ready, ready_to_write) = std::io::pipe().expect("cannot make a pipe");
+    // So many processes must not poll: they all wait for the end of this pipe.
+    let (mut until_end, end) = std::io::pipe().expect("cannot make a pipe");
     let mut pids = Vec::new();
     for number in 0..processes {
         match sys::fork() {
             Fork::Parent(pid) => pids.push(pid),
             Fork::Child => {
                 sys::die_with_parent();
+                drop(end);
                 let sockets = open_many(number as u32, options);
                 (&ready_to_write).write_all(b".").expect("cannot write to the pipe");
-                options.wait_for_gate("--gate");
+                until_end.read_to_end(&mut Vec::new()).expect("cannot read the pipe");
                 drop(sockets);
                 std::process::exit(0);
             }
@@ -194,6 +197,8 @@ pub(crate) fn hold(options: &Options) {
     drop(ready_to_write);
     ready.read_exact(&mut vec![0; processes as usize]).expect("a process has failed");
     println!("holding");
+    options.wait_for_gate("--gate");
+    drop(end);
     pids.into_iter().for_each(sys::wait_for);
     println!("gone");
 }

@@ -19,19 +19,68 @@ pub(crate) fn server(options: &Options) {
     println!("{}", local.port());
     let mut buffer = vec![0; 1 << 16];
     for _ in 0..options.number("--datagrams").unwrap_or(u64::MAX) {
-        serve_one(&socket, &mut buffer, options);
+        let (length, peer) = socket.recv_from(&mut buffer).expect("cannot receive");
+        if !options.has("--silent") {
+            // The client may have gone, and its host may have said so.
+            let _ = socket.send_to(&buffer[..length], peer);
+        }
     }
     drop(socket);
     truth.end(options.log(), local, None);
 }
 
-fn serve_one(socket: &UdpSocket, buffer: &mut [u8], options: &Options) -> SocketAddr {
-    let (length, peer) = socket.recv_from(buffer).expect("cannot receive");
-    if !options.has("--silent") {
+/// One socket, and as many children that wait for datagrams on it as `--processes` says. The parent only opens it.
+pub(crate) fn prefork_server(options: &Options) {
+    let truth = Truth::begin("listener", protocol(options));
+    let socket = bind(options, options.address("--listen").expect("--listen is missing"));
+    let local = socket.local_addr().expect("a bound socket has an address");
+    let mut pids = Vec::new();
+    for _ in 0..options.number("--processes").unwrap_or(4) {
+        match sys::fork() {
+            Fork::Parent(pid) => pids.push(pid),
+            Fork::Child => {
+                sys::die_with_parent();
+                serve_as_member(&socket, local, options);
+            }
+        }
+    }
+    drop(socket);
+    truth.end(options.log(), local, None);
+    println!("{}", local.port());
+    pids.into_iter().for_each(sys::wait_for);
+}
+
+/// Opens a socket, and starts a program with it as standard input, as systemd does (systemd.socket(5)). The program
+/// answers `--datagrams` datagrams.
+pub(crate) fn activator(options: &Options) {
+    let truth = Truth::begin("listener", protocol(options));
+    let socket = bind(options, options.address("--listen").expect("--listen is missing"));
+    let local = socket.local_addr().expect("a bound socket has an address");
+    let mut command = std::process::Command::new(options.required("--heir"));
+    command.args(["activated", "--local", &local.to_string(), "--log", options.required("--log")]);
+    command.args(["--datagrams", options.required("--datagrams")]);
+    let mut heir =
+        command.stdin(std::os::fd::OwnedFd::from(socket)).spawn().expect("cannot start the program");
+    // The command holds the socket until it is dropped.
+    drop(command);
+    truth.end(options.log(), local, None);
+    println!("{}", local.port());
+    assert!(heir.wait().expect("cannot wait for the program").success(), "the program failed");
+}
+
+/// The program that is started when a socket is there: serves its standard input.
+pub(crate) fn activated(options: &Options) {
+    let truth = Truth::begin("server", "udp");
+    let socket = UdpSocket::from(sys::standard_input());
+    let local = options.address("--local").expect("--local is missing");
+    let mut buffer = [0; 2048];
+    for _ in 0..options.number("--datagrams").unwrap_or(1) {
+        let (length, peer) = socket.recv_from(&mut buffer).expect("cannot receive");
         // The client may have gone, and its host may have said so.
         let _ = socket.send_to(&buffer[..length], peer);
     }
-    peer
+    drop(socket);
+    truth.end(options.log(), local, None);
 }
 
 /// As many processes as `--processes` says, each with a socket of its own on one port (SO_REUSEPORT). Each tells of each
@@ -63,8 +112,10 @@ pub(crate) fn reuseport_server(options: &Options) {
 fn serve_as_member(socket: &UdpSocket, local: SocketAddr, options: &Options) -> ! {
     let mut buffer = [0; 2048];
     loop {
+        let (length, peer) = socket.recv_from(&mut buffer).expect("cannot receive");
         let truth = Truth::begin("server", protocol(options));
-        let peer = serve_one(socket, &mut buffer, options);
+        // The client may have gone, and its host may have said so.
+        let _ = socket.send_to(&buffer[..length], peer);
         truth.end(options.log(), local, Some(peer));
     }
 }

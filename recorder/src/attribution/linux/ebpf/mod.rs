@@ -10,13 +10,16 @@ use std::io;
 use aya::maps::{Array, HashMap, MapData, MapError, RingBuf};
 use aya::{Btf, Ebpf, EbpfLoader};
 use recorder_shared::{
-    CONTROL_EPOCH, CONTROL_LOST, KIND_CLOSE, KIND_FLOW, KIND_LISTEN, KIND_USE, Offsets, PROCESS_TRACKED,
-    ProcessEvent, SOCKET_DEAD, SOCKET_DRAINED, SocketEvent, address_to_bytes,
+    CONTROL_EPOCH, CONTROL_LOST, KIND_CLOSE, KIND_FLOW, KIND_LISTEN, KIND_USE, Offsets,
+    PROCESS_ARGUMENTS_CUT, PROCESS_CGROUP_CUT, PROCESS_TRACKED, ProcessEvent, ProcessEventWithArguments,
+    SOCKET_DEAD, SOCKET_DRAINED, SocketEvent, address_to_bytes,
 };
 
 use self::sys::Wire;
-use crate::attribution::event::{Cookie, Event, Happening, NetNs, ProcessId, ProcessNews, SocketNews, User};
-use crate::model::{Endpoint, Flow, MonoTime, Protocol};
+use crate::attribution::event::{
+    Cookie, Event, Handover, Happening, NetNs, ProcessId, ProcessNews, SocketNews, User,
+};
+use crate::model::{CommandLine, Endpoint, Flow, MonoTime, Protocol};
 
 pub use hooks::{Hook, Need, Report, State};
 pub use offsets::OffsetsError;
@@ -24,6 +27,9 @@ pub use offsets::OffsetsError;
 /// The compiled kernel side, aligned as the ELF reader needs it.
 static OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/ebpf/recorder-ebpf.o"));
+
+/// The usual size of the ring for events, in bytes: some 170 000 of them.
+pub const DEFAULT_EVENT_BYTES: u32 = 16 << 20;
 
 /// Why the kernel side cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +73,17 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// What is wanted of the kernel side besides owners.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// To know a recorded command's descendants.
+    pub descendants: bool,
+    /// The arguments of processes.
+    pub arguments: bool,
+    /// The size of the ring for events, rounded up to pages in a power of two.
+    pub event_bytes: u32,
+}
+
 /// The loaded kernel side. Dropping it detaches every program; so does the end of this process, however it ends.
 pub struct KernelSide {
     // Owns the programs and their links; never read again.
@@ -79,12 +96,12 @@ pub struct KernelSide {
 }
 
 impl KernelSide {
-    /// Loads and attaches the programs; `follow_descendants` adds what a recorded command needs.
+    /// Loads and attaches the programs.
     ///
     /// # Errors
     /// If a base program cannot be attached, or the one that follows descendants where they are asked for. What is refused of the others is told by [`Self::reports`].
-    pub fn attach(follow_descendants: bool) -> Result<Self, EbpfError> {
-        let kernel_side = Self::attach_what_works(follow_descendants)?;
+    pub fn attach(wanted: Wanted) -> Result<Self, EbpfError> {
+        let kernel_side = Self::attach_what_works(wanted)?;
         for Report { hook, state } in &kernel_side.reports {
             if let (Need::Base | Need::Descendants, State::Refused(why)) = (hook.need, state) {
                 return Err(EbpfError::Base { hook: hook.hook, why: why.clone() });
@@ -94,7 +111,7 @@ impl KernelSide {
     }
 
     /// As [`Self::attach`], but goes on without base programs: to tell what works.
-    pub fn attach_what_works(follow_descendants: bool) -> Result<Self, EbpfError> {
+    pub fn attach_what_works(wanted: Wanted) -> Result<Self, EbpfError> {
         let types = offsets::KernelTypes::read()?;
         let offsets = Wire(types.offsets()?);
         let root = cgroup::open_root().map_err(EbpfError::Cgroup)?;
@@ -104,25 +121,27 @@ impl KernelSide {
             btf: &btf,
             tracing_helpers: true,
             accept_parameters: types.parameter_count("inet_csk_accept"),
-            follow_descendants,
+            follow_descendants: wanted.descendants,
         };
         // They came with 5.11 and 5.12; where they are missing, the slower way is taken.
-        let with_helpers = Self::load(&offsets, &site)?;
+        let with_helpers = Self::load(&offsets, wanted, &site)?;
         if with_helpers.works() {
             return Ok(with_helpers);
         }
         drop(with_helpers);
-        Self::load(&offsets, &hooks::Site { tracing_helpers: false, ..site })
+        Self::load(&offsets, wanted, &hooks::Site { tracing_helpers: false, ..site })
     }
 
-    fn load(offsets: &Wire<Offsets>, site: &hooks::Site<'_>) -> Result<Self, EbpfError> {
-        let tracing_helpers = u32::from(site.tracing_helpers);
+    fn load(offsets: &Wire<Offsets>, wanted: Wanted, site: &hooks::Site<'_>) -> Result<Self, EbpfError> {
+        let (tracing_helpers, with_arguments) =
+            (u32::from(site.tracing_helpers), u32::from(wanted.arguments));
         let mut loader = EbpfLoader::new();
-        loader.btf(Some(site.btf)).override_global("OFFSETS", offsets, true).override_global(
-            "TRACING_HELPERS",
-            &tracing_helpers,
-            true,
-        );
+        loader
+            .btf(Some(site.btf))
+            .override_global("OFFSETS", offsets, true)
+            .override_global("TRACING_HELPERS", &tracing_helpers, true)
+            .override_global("WITH_ARGUMENTS", &with_arguments, true)
+            .map_max_entries("EVENTS", wanted.event_bytes);
         if site.tracing_helpers {
             loader.map_max_entries("SOCKETS_BY_COOKIE", 1);
         }
@@ -182,10 +201,15 @@ fn map(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map, EbpfError> {
 }
 
 fn parse(bytes: &[u8]) -> Option<Event> {
-    match sys::socket_event(bytes) {
-        Some(event) => socket_news(&event).map(Event::Socket),
-        None => sys::process_event(bytes).map(|event| Event::Process(process_news(&event))),
+    if let Some(event) = sys::socket_event(bytes) {
+        return socket_news(&event).map(Event::Socket);
     }
+    let with_arguments = || {
+        let event = sys::process_event_with_arguments(bytes)?;
+        Some(ProcessNews { arguments: arguments(&event), ..process_news(&event.process) })
+    };
+    let news = sys::process_event(bytes).map(|event| process_news(&event)).or_else(with_arguments);
+    news.map(Event::Process)
 }
 
 fn socket_news(event: &SocketEvent) -> Option<SocketNews> {
@@ -198,8 +222,15 @@ fn socket_news(event: &SocketEvent) -> Option<SocketNews> {
     };
     let local = Endpoint { address: address_to_bytes(event.local), port: event.local_port };
     let remote = Endpoint { address: address_to_bytes(event.remote), port: event.remote_port };
-    let user =
-        User { process: ProcessId(event.process), tid: event.tid, since: MonoTime::from_ns(event.since_ns) };
+    let user = User {
+        process: ProcessId(event.process),
+        tid: event.tid,
+        since: MonoTime::from_ns(event.since_ns),
+        handover: Some(Handover {
+            former_received: MonoTime::from_ns(event.former_received_ns),
+            waits_from: (event.waits_ns != 0).then(|| MonoTime::from_ns(event.waits_ns)),
+        }),
+    };
     Some(SocketNews {
         happening,
         at: MonoTime::from_ns(event.at_ns),
@@ -216,6 +247,7 @@ fn socket_news(event: &SocketEvent) -> Option<SocketNews> {
 fn process_news(event: &ProcessEvent) -> ProcessNews {
     let comm_length = event.comm.iter().position(|&byte| byte == 0).unwrap_or(event.comm.len());
     let path = event.path.get(..usize::from(event.path_length)).unwrap_or_default();
+    let cgroup = event.cgroup.get(..usize::from(event.cgroup_length)).unwrap_or_default();
     ProcessNews {
         id: ProcessId(event.process),
         pid: event.tgid,
@@ -223,11 +255,18 @@ fn process_news(event: &ProcessEvent) -> ProcessNews {
         exec_id: event.exec_id,
         parent_pid: event.parent_tgid,
         uid: event.uid,
-        cgroup_id: event.cgroup_id,
+        cgroup: cgroup_path(cgroup, event.flags & PROCESS_CGROUP_CUT == 0),
         comm: event.comm.get(..comm_length).unwrap_or_default().to_vec(),
         path: path_from_components(path),
+        arguments: None,
         tracked: event.flags & PROCESS_TRACKED != 0,
     }
+}
+
+fn arguments(event: &ProcessEventWithArguments) -> Option<CommandLine> {
+    let ProcessEventWithArguments { process, arguments } = event;
+    let bytes = arguments.get(..usize::from(process.arguments_length)).filter(|bytes| !bytes.is_empty())?;
+    Some(CommandLine { bytes: bytes.to_vec(), is_cut: process.flags & PROCESS_ARGUMENTS_CUT != 0 })
 }
 
 /// The path whose components are given from the last to the first, each with a NUL behind it.
@@ -240,6 +279,16 @@ fn path_from_components(components: &[u8]) -> Vec<u8> {
     path
 }
 
+/// The path of a cgroup, given in the same way: `/` for the root, and without the first slash if the beginning is missing.
+fn cgroup_path(components: &[u8], is_whole: bool) -> Vec<u8> {
+    let path = path_from_components(components);
+    match (path.strip_prefix(b"/"), is_whole) {
+        (None, true) => b"/".to_vec(),
+        (Some(rest), false) => rest.to_vec(),
+        _ => path,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -248,6 +297,14 @@ mod tests {
     fn a_path_is_put_together_from_its_end() {
         assert_eq!(path_from_components(b"curl\0bin\0usr\0"), b"/usr/bin/curl");
         assert_eq!(path_from_components(b""), b"");
+    }
+
+    #[test]
+    fn the_path_of_a_cgroup_begins_at_the_root_or_says_that_it_does_not() {
+        assert_eq!(cgroup_path(b"ssh.service\0system.slice\0", true), b"/system.slice/ssh.service");
+        assert_eq!(cgroup_path(b"d\0c\0", false), b"c/d");
+        assert_eq!(cgroup_path(b"", true), b"/");
+        assert_eq!(cgroup_path(b"", false), b"");
     }
 
     #[test]

@@ -46,12 +46,16 @@ impl KernelTypes {
         let dentry = self.find("dentry")?;
         let mount = self.find("mount")?;
         let vfsmount = self.find("vfsmount")?;
+        let css_set = self.find("css_set")?;
+        let cgroup = self.find("cgroup")?;
+        let kernfs_node = self.find("kernfs_node")?;
         let sock = self.find("sock")?;
         let socket = self.find("socket")?;
         let net = self.find("net")?;
         Ok(Offsets {
             task_group_leader: task.offset("group_leader")?,
             task_start_boottime: task.offset("start_boottime")?,
+            task_start_time: task.offset("start_time")?,
             task_self_exec_id: task.offset("self_exec_id")?,
             task_flags: task.offset("flags")?,
             task_tgid: task.offset("tgid")?,
@@ -60,6 +64,14 @@ impl KernelTypes {
             task_real_parent: task.offset("real_parent")?,
             task_mm: task.offset("mm")?,
             task_fs: task.offset("fs")?,
+            mm_arg_start: mm.offset("arg_start")?,
+            mm_arg_end: mm.offset("arg_end")?,
+            task_cgroups: task.offset("cgroups")?,
+            css_set_dfl_cgrp: css_set.offset("dfl_cgrp")?,
+            cgroup_kn: cgroup.offset("kn")?,
+            kernfs_node_name: kernfs_node.offset("name")?,
+            // The underscores came with 6.15.
+            kernfs_node_parent: kernfs_node.offset("__parent").or_else(|_| kernfs_node.offset("parent"))?,
             mm_exe_file: mm.offset("exe_file")?,
             file_path_mnt: file.offset("f_path.mnt")?,
             file_path_dentry: file.offset("f_path.dentry")?,

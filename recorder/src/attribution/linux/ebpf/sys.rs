@@ -5,7 +5,7 @@ use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-use recorder_shared::{Offsets, ProcessEvent, SocketEvent};
+use recorder_shared::{Offsets, ProcessEvent, ProcessEventWithArguments, SocketEvent};
 
 /// Opens a file system's root directory without mounting it anywhere (fsopen(2), fsmount(2); Linux 5.2).
 pub(super) fn open_unmounted(file_system: &str) -> io::Result<OwnedFd> {
@@ -57,6 +57,15 @@ pub(super) fn process_event(bytes: &[u8]) -> Option<ProcessEvent> {
     }
     // SAFETY: the size was checked, every bit pattern is a valid value, and the read needs no alignment.
     Some(unsafe { bytes.as_ptr().cast::<ProcessEvent>().read_unaligned() })
+}
+
+/// Reads a process event that has arguments; none if the size is not that of one.
+pub(super) fn process_event_with_arguments(bytes: &[u8]) -> Option<ProcessEventWithArguments> {
+    if bytes.len() != size_of::<ProcessEventWithArguments>() {
+        return None;
+    }
+    // SAFETY: the size was checked, every bit pattern is a valid value, and the read needs no alignment.
+    Some(unsafe { bytes.as_ptr().cast::<ProcessEventWithArguments>().read_unaligned() })
 }
 
 /// A word of the kernel boundary as aya wants it.
