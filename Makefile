@@ -2,11 +2,12 @@
 
 CARGO ?= cargo
 .DEFAULT_GOAL := help
-.PHONY: help demo test accuracy bench ebpf lint doc install-deps
+.PHONY: help demo test test-kernels accuracy bench ebpf lint doc install-deps
 
 help:
 	@echo 'make demo          build, record a few short-lived programs, show who sent what'
 	@echo 'make test          all tests that this machine allows (live ones need root); says what it skips'
+	@echo 'make test-kernels  record on Linux 5.10, 6.1, 6.12 and the newest in emulated machines, and judge (Debian, root; minutes)'
 	@echo 'make accuracy      how often the owners are right, by scenario; writes docs/ACCURACY.md (root; some 10 minutes)'
 	@echo 'make bench         measure against tcpdump and dumpcap, and write docs/PERFORMANCE.md (root; minutes)'
 	@echo 'make lint          format, clippy, as CI does'
@@ -24,6 +25,13 @@ test:
 	sh tests/install-deps test
 	$(CARGO) build --workspace --bins
 	$(CARGO) test --workspace
+
+# Which kernels, or other arguments: make test-kernels KERNELS=5.10
+KERNELS ?=
+test-kernels:
+	sh tests/install-deps kernels
+	$(CARGO) build --release --workspace --bins
+	sh tests/run-built release kernels $(KERNELS)
 
 # Arguments for the accuracy suite: make accuracy ACCURACY=--quick
 ACCURACY ?= --attribution ebpf --write docs/ACCURACY.md

@@ -165,7 +165,8 @@ pub(super) struct Site<'a> {
     pub follow_descendants: bool,
 }
 
-/// Loads and attaches every program that is needed here, and tells what became of each.
+/// Loads and attaches every program that is needed here, and tells what became of each. Stops at the first base program that
+/// is refused where that may be for want of the tracing helpers.
 pub(super) fn attach_all(ebpf: &mut Ebpf, site: &Site<'_>) -> Vec<Report> {
     let mut reports: Vec<Report> = Vec::with_capacity(HOOKS.len());
     for hook in HOOKS {
@@ -178,7 +179,11 @@ pub(super) fn attach_all(ebpf: &mut Ebpf, site: &Site<'_>) -> Vec<Report> {
                 (Err(error), _) => State::Refused(explain(&error)),
             },
         };
+        let is_over = site.tracing_helpers && hook.need == Need::Base && state != State::Active;
         reports.push(Report { hook, state });
+        if is_over {
+            return reports;
+        }
     }
     name_replacements(&mut reports);
     reports
@@ -292,4 +297,55 @@ fn explain(error: &ProgramError) -> String {
 /// What the verifier says after its last word on the matter (`print_verification_stats` of kernel/bpf/verifier.c).
 fn is_statistics(line: &str) -> bool {
     ["processed ", "stack depth ", "verification time "].iter().any(|start| line.starts_with(start))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reports(states: &[(&str, State)]) -> Vec<Report> {
+        let hook = |program: &str| *HOOKS.iter().find(|hook| hook.program == program).expect("a hook");
+        states.iter().map(|(program, state)| Report { hook: hook(program), state: state.clone() }).collect()
+    }
+
+    fn refused() -> State {
+        State::Refused("no".to_owned())
+    }
+
+    #[test]
+    fn a_refused_hook_is_not_needed_where_another_one_is_attached_in_place_of_it() {
+        let mut reports = reports(&[
+            ("tcp_sendmsg_locked", refused()),
+            ("inet_sendmsg", State::Active),
+            ("connect4", refused()),
+        ]);
+        name_replacements(&mut reports);
+        let words = "no; in place of it: fentry/inet_sendmsg".to_owned();
+        assert_eq!(reports[0].state, State::NotNeeded(words));
+        assert_eq!(reports[2].state, refused(), "nothing is in place of connect4");
+    }
+
+    #[test]
+    fn what_is_refused_like_the_one_in_place_of_it_is_told() {
+        let mut reports = reports(&[("sock_recv_length", refused()), ("inet_recvmsg", refused())]);
+        name_replacements(&mut reports);
+        assert_eq!([&reports[0].state, &reports[1].state], [&refused(), &refused()]);
+    }
+
+    #[test]
+    fn what_stands_in_for_others_stands_behind_them() {
+        for (at, hook) in HOOKS.iter().enumerate() {
+            let Need::InPlaceOf(better) = hook.need else { continue };
+            let before = |program: &&&str| HOOKS[..at].iter().any(|earlier| earlier.program == **program);
+            assert_eq!(better.iter().filter(before).count(), better.len(), "{hook:?}");
+        }
+    }
+
+    #[test]
+    fn the_verifiers_last_word_is_not_its_statistics() {
+        let statistics =
+            ["verification time 30 usec", "stack depth 224+0+112", "processed 1299 insns (limit 1000000)"];
+        assert!(statistics.into_iter().all(is_statistics));
+        assert!(!is_statistics("R1 max value is outside of the allowed memory range"));
+    }
 }

@@ -1,0 +1,46 @@
+//! The guest's side: asks the recorder what works there, and plays the stories. What came of it is left in a folder:
+//! `doctor.json`, and for each story its recording and what the programs said, or why it could not be played.
+
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::process::Command;
+
+use recorder_tests::lab::say;
+use recorder_tests::process::run;
+use recorder_tests::recorder;
+
+use crate::stories::{STORIES, Stage, Story};
+
+/// `recorder doctor --json`.
+pub(crate) const DOCTOR: &str = "doctor.json";
+/// The release of the kernel that runs.
+pub(crate) const RELEASE: &str = "release";
+/// Endings of the names of what a story leaves.
+pub(crate) const RECORDING: &str = "pcapng";
+pub(crate) const TRUTH: &str = "jsonl";
+pub(crate) const FAILURE: &str = "failure";
+
+/// Runs everything, in the guest.
+pub(crate) fn run_all(out: &Path) {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("/proc is there");
+    fs::write(out.join(RELEASE), release.trim()).expect("cannot write");
+    let doctor = run(Command::new(recorder::binary()).args(["doctor", "--json"]));
+    fs::write(out.join(DOCTOR), &doctor.stdout).expect("cannot write");
+    for story in &STORIES {
+        say(&format!("playing: {}", story.name));
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| play(story, out))) {
+            let text = panic.downcast_ref::<String>().cloned();
+            let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
+            let text = text.unwrap_or_else(|| "it does not tell why".to_string());
+            fs::write(out.join(story.file(FAILURE)), text).expect("cannot write");
+        }
+    }
+}
+
+fn play(story: &Story, out: &Path) {
+    let stage = Stage::new();
+    (story.play)(&stage);
+    fs::copy(stage.recording(), out.join(story.file(RECORDING))).expect("cannot copy the recording");
+    fs::copy(stage.lab.log(), out.join(story.file(TRUTH))).expect("cannot copy the truth");
+}

@@ -1,0 +1,115 @@
+//! The kernel matrix: boots each of Debian's cloud kernels in an emulated machine, has it load every program and record
+//! programs that say what they did, and judges the recordings out here as the other tests do.
+//!
+//! The same binary runs on both sides: `kernels` here, `kernels guest` in the machine.
+#![expect(clippy::expect_used, reason = "what cannot be set up cannot be judged")]
+#![expect(clippy::panic, reason = "the same")]
+
+mod guest;
+mod hooks;
+mod image;
+mod machine;
+mod packages;
+mod report;
+mod stories;
+mod verdict;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use recorder_tests::lab::{machine_allows, say};
+
+const USAGE: &str = "usage: kernels [--write FILE] [KERNEL...]
+  KERNEL         5.10, 6.1, 6.12, newest; all without one
+  --write FILE   also replace the table of hooks in FILE";
+
+/// The programs that a run needs.
+const TOOLS: [&str; 12] = [
+    "apt-get",
+    "apt-cache",
+    "dpkg",
+    "busybox",
+    "modinfo",
+    "xz",
+    "strip",
+    "ldd",
+    "ip",
+    "tar",
+    "tshark",
+    "qemu-system-x86_64",
+];
+
+/// A kernel of the matrix.
+pub(crate) struct Kernel {
+    /// What it is called.
+    pub(crate) name: &'static str,
+    /// The Debian release that has it.
+    pub(crate) release: &'static str,
+}
+
+/// The kernels, oldest first.
+pub(crate) const KERNELS: [Kernel; 4] = [
+    Kernel { name: "5.10", release: "bullseye-security" },
+    Kernel { name: "6.1", release: "bookworm" },
+    Kernel { name: "6.12", release: "trixie" },
+    Kernel { name: "newest", release: "sid" },
+];
+
+fn main() {
+    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [side, out] = arguments.as_slice()
+        && side == "guest"
+    {
+        return guest::run_all(Path::new(out));
+    }
+    let write = arguments.iter().position(|argument| argument == "--write").map(|at| {
+        arguments.remove(at);
+        if at < arguments.len() { arguments.remove(at) } else { usage() }
+    });
+    let known = |name: &String| KERNELS.iter().any(|kernel| kernel.name == name);
+    if !arguments.iter().all(known) {
+        usage();
+    }
+    if !machine_allows(&TOOLS) {
+        return;
+    }
+    if let Some(file) = &write {
+        report::write(file);
+    }
+    let wanted = |kernel: &&Kernel| arguments.is_empty() || arguments.iter().any(|name| name == kernel.name);
+    // A kernel that fails must not keep the others from being judged.
+    let failed: Vec<&str> = KERNELS
+        .iter()
+        .enumerate()
+        .filter(|(_, kernel)| wanted(kernel))
+        .filter(|(column, kernel)| catch_unwind(AssertUnwindSafe(|| test(kernel, *column))).is_err())
+        .map(|(_, kernel)| kernel.name)
+        .collect();
+    if !failed.is_empty() {
+        say(&format!("kernels: not as expected: {}", failed.join(", ")));
+        std::process::exit(1);
+    }
+    report::assert_limits_say_so();
+    say("kernels: all as expected");
+}
+
+fn usage() -> ! {
+    eprintln!("{USAGE}");
+    std::process::exit(2);
+}
+
+fn test(kernel: &Kernel, column: usize) {
+    let folder = folder(kernel);
+    let root = packages::unpacked(kernel, &folder);
+    let image = image::build(&root, &folder.join("image"));
+    say(&format!("kernels: {}: booting", kernel.name));
+    let results = machine::run(&packages::vmlinuz(&root), &image, &folder);
+    verdict::judge(kernel, column, &results);
+}
+
+/// Where what belongs to a kernel is kept: beside what cargo has built.
+fn folder(kernel: &Kernel) -> PathBuf {
+    let own = std::env::current_exe().expect("this program has a path");
+    let target = own.ancestors().nth(2).expect("this program is in target/PROFILE");
+    target.join("kernel-matrix").join(kernel.name)
+}

@@ -1,0 +1,262 @@
+//! What is recorded in the guest. Each story is one recording, on all interfaces of a namespace, of what is played over
+//! loopback and over veth to another namespace, over IPv4 and IPv6.
+
+use std::path::PathBuf;
+
+use recorder_tests::lab::{Lab, Server};
+use recorder_tests::namespace::{Namespace, connect};
+use recorder_tests::process::must;
+use recorder_tests::recorder::{Recording, record};
+
+/// A story.
+pub(crate) struct Story {
+    pub(crate) name: &'static str,
+    /// The least number of packets: what was not recorded cannot be wrong.
+    pub(crate) at_least: usize,
+    pub(crate) expected: Expected,
+    pub(crate) play: fn(&Stage),
+}
+
+/// How the recording is judged.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Expected {
+    /// Every end that has an owner is named, and right, on every packet.
+    AllRight,
+    /// No name is wrong. What came before the first use of a socket that is older than the recording may have none.
+    NoneWrong,
+}
+
+impl Story {
+    /// The name of a file of this story.
+    pub(crate) fn file(&self, ending: &str) -> String {
+        format!("{}.{ending}", self.name.replace(' ', "-"))
+    }
+}
+
+/// Clients of each kind on each way. Every one is a process of its own.
+const LIVES: usize = 25;
+const CHILDREN: usize = 3;
+/// How many connections each child takes before it ends.
+const ACCEPTS: usize = 4;
+const DATAGRAMS: usize = 5;
+/// How often parent and child take turns.
+const TURNS: usize = 3;
+const WAYS: usize = 4;
+/// SYN, SYN+ACK, ACK, request, reply, two FINs and their ACKs, of which one may ride on another packet.
+const TCP_PACKETS: usize = 8;
+
+pub(crate) const STORIES: [Story; 6] = [
+    Story {
+        name: "short-lived clients",
+        at_least: WAYS * LIVES * (TCP_PACKETS + 2 + 2),
+        expected: Expected::AllRight,
+        play: short_lives,
+    },
+    Story {
+        name: "pre-fork servers that accept in the child",
+        at_least: WAYS * CHILDREN * ACCEPTS * TCP_PACKETS,
+        expected: Expected::AllRight,
+        play: prefork,
+    },
+    Story {
+        name: "UDP servers on any address",
+        at_least: WAYS * DATAGRAMS * (2 + 2 + 1),
+        expected: Expected::AllRight,
+        play: udp_on_any,
+    },
+    Story {
+        name: "servers restarted on the same port",
+        at_least: WAYS * 2 * 2 * (TCP_PACKETS + 2),
+        expected: Expected::AllRight,
+        play: restarted,
+    },
+    Story {
+        name: "sockets that change hands",
+        at_least: WAYS * ((7 + 2 * 2 * TURNS) + 2 * (2 * 2 * TURNS) + 3 * 7 + 3 * 4),
+        expected: Expected::AllRight,
+        play: hands,
+    },
+    Story {
+        name: "processes that wait in a call since before the start",
+        at_least: WAYS * CHILDREN * (TCP_PACKETS + 2),
+        expected: Expected::NoneWrong,
+        play: waiting,
+    },
+];
+
+/// The namespaces, programs and files of one story.
+pub(crate) struct Stage {
+    pub(crate) lab: Lab,
+    /// The one that is recorded.
+    here: Namespace,
+    there: Namespace,
+}
+
+impl Stage {
+    pub(crate) fn new() -> Self {
+        let own = std::env::current_exe().expect("this program has a path");
+        let (here, there) = (Namespace::new("here"), Namespace::new("there"));
+        connect(&here, &there, 1);
+        Self { lab: Lab::new(own.with_file_name("traffic")), here, there }
+    }
+
+    /// The recording.
+    pub(crate) fn recording(&self) -> PathBuf {
+        self.lab.path("recording.pcapng")
+    }
+
+    /// Records while something is played on each way.
+    fn record(&self, mut play: impl FnMut(&Way<'_>)) {
+        let file = self.lab.text("recording.pcapng");
+        let recording = Recording::start(&mut record(&self.here, &["-i", "any", "-w", &file]));
+        self.ways().iter().for_each(&mut play);
+        recording.stop().assert_code(0);
+    }
+
+    /// From here to here and from here to there.
+    fn ways(&self) -> [Way<'_>; WAYS] {
+        let way = |servers, server| Way { stage: self, servers, server };
+        let (here, there) = (&self.here, &self.there);
+        [way(here, "127.0.0.1"), way(here, "::1"), way(there, "10.77.1.2"), way(there, "fd77:1::2")]
+    }
+}
+
+/// A way from clients here to a server.
+struct Way<'a> {
+    stage: &'a Stage,
+    servers: &'a Namespace,
+    /// The server's address.
+    server: &'static str,
+}
+
+impl Way<'_> {
+    /// Starts a server on an address, or on the server's own.
+    fn serve(&self, name: &str, address: Option<&str>, port: &str, arguments: &[&str]) -> Server {
+        let listen = socket_address(address.unwrap_or(self.server), port);
+        let all: Vec<&str> = arguments.iter().copied().chain(["--listen", &listen]).collect();
+        self.stage.lab.server(self.servers, name, &all)
+    }
+
+    /// Runs a client of this server to its end.
+    fn client(&self, job: &str, port: &str, arguments: &[&str]) {
+        let all: Vec<&str> = [job, self.server, port].into_iter().chain(arguments.iter().copied()).collect();
+        must(&mut self.stage.lab.command(&self.stage.here, "client", &all));
+    }
+
+    /// Runs so many clients, one after the other.
+    fn clients(&self, count: usize, protocol: &str, port: &str) {
+        let (lab, to, count) = (&self.stage.lab, socket_address(self.server, port), count.to_string());
+        let client = lab.program("client");
+        let arguments =
+            ["storm", "--count", &count, "--protocol", protocol, "--to", &to, "--client", &client];
+        must(&mut lab.command(&self.stage.here, "storm", &arguments));
+    }
+
+    fn unspecified(&self) -> &'static str {
+        if self.server.contains(':') { "::" } else { "0.0.0.0" }
+    }
+}
+
+fn socket_address(address: &str, port: &str) -> String {
+    if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
+}
+
+/// Waits for a server that ends by itself.
+fn finish(server: Server) {
+    server.running.finish().assert_code(0);
+}
+
+fn short_lives(stage: &Stage) {
+    let (lives, both) = (LIVES.to_string(), (LIVES + LIVES).to_string());
+    stage.record(|way| {
+        let tcp = way.serve("server-tcp", None, "0", &["tcp-server", "--connections", &lives]);
+        way.clients(LIVES, "tcp", &tcp.port);
+        finish(tcp);
+        let udp = way.serve("server-udp", None, "0", &["udp-server", "--datagrams", &both]);
+        way.clients(LIVES, "udp", &udp.port);
+        for _ in 0..LIVES {
+            way.client("udp-client", &udp.port, &["--connected"]);
+        }
+        finish(udp);
+    });
+}
+
+fn prefork(stage: &Stage) {
+    let (children, accepts) = (CHILDREN.to_string(), ACCEPTS.to_string());
+    let arguments =
+        ["tcp-server", "--prefork", &children, "--connections", &accepts, "--null-address", "--wait-close"];
+    stage.record(|way| {
+        let server = way.serve("server", None, "0", &arguments);
+        way.clients(CHILDREN * ACCEPTS, "tcp", &server.port);
+        finish(server);
+    });
+}
+
+fn udp_on_any(stage: &Stage) {
+    let (some, twice) = (DATAGRAMS.to_string(), (DATAGRAMS + DATAGRAMS).to_string());
+    stage.record(|way| {
+        let any = Some(way.unspecified());
+        let replying = way.serve("replying", any, "0", &["udp-server", "--datagrams", &twice]);
+        way.client("udp-client", &replying.port, &["--datagrams", &some]);
+        way.client("udp-client", &replying.port, &["--datagrams", &some, "--connected"]);
+        finish(replying);
+        let taking = way.serve("taking", any, "0", &["udp-server", "--datagrams", &some, "--silent"]);
+        way.client("udp-client", &taking.port, &["--datagrams", &some, "--silent"]);
+        finish(taking);
+    });
+}
+
+fn restarted(stage: &Stage) {
+    stage.record(|way| {
+        for (protocol, arguments) in
+            [("tcp", ["tcp-server", "--connections", "2"]), ("udp", ["udp-server", "--datagrams", "2"])]
+        {
+            let first = way.serve("first", None, "0", &arguments);
+            let port = first.port.clone();
+            way.clients(2, protocol, &port);
+            finish(first);
+            let second = way.serve("second", None, &port, &arguments);
+            way.clients(2, protocol, &port);
+            finish(second);
+        }
+    });
+}
+
+/// By fork without exec, by SCM_RIGHTS, as standard input by exec.
+fn hands(stage: &Stage) {
+    let (heir, turns) = (stage.lab.program("heir"), TURNS.to_string());
+    let tcp_server = ["tcp-server", "--connections", "3", "--requests", "1000", "--wait-close"];
+    stage.record(|way| {
+        let tcp = way.serve("server-tcp", None, "0", &tcp_server);
+        let udp = way.serve("server-udp", None, "0", &["udp-server"]);
+        for how in ["fork", "pass", "exec"] {
+            let common = ["--how", how, "--turns", &turns, "--heir", &heir, "--protocol"];
+            way.client("turns-client", &tcp.port, &[&common[..], &["tcp"]].concat());
+            way.client("turns-client", &udp.port, &[&common[..], &["udp"]].concat());
+            way.client("turns-client", &udp.port, &[&common[..], &["udp", "--connected"]].concat());
+        }
+        finish(tcp);
+    });
+}
+
+/// Programs that wait in accept(2) or recvfrom(2) when the recorder comes, and others when it goes, are served as if it had
+/// not been there.
+fn waiting(stage: &Stage) {
+    let children = CHILDREN.to_string();
+    let tcp = ["tcp-server", "--prefork", &children, "--null-address", "--wait-close"];
+    let servers: Vec<(Server, Server)> = stage
+        .ways()
+        .iter()
+        .map(|way| (way.serve("server", None, "0", &tcp), way.serve("udp", None, "0", &["udp-server"])))
+        .collect();
+    let mut ports = servers.iter().map(|(tcp, udp)| (tcp.port.as_str(), udp.port.as_str()));
+    stage.record(|way| {
+        let (tcp, udp) = ports.next().expect("a pair of servers for each way");
+        way.clients(CHILDREN, "tcp", tcp);
+        way.clients(CHILDREN, "udp", udp);
+    });
+    for (way, (tcp, udp)) in stage.ways().iter().zip(&servers) {
+        way.clients(2 * CHILDREN, "tcp", &tcp.port);
+        way.clients(2 * CHILDREN, "udp", &udp.port);
+    }
+}

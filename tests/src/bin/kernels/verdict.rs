@@ -1,0 +1,78 @@
+//! What the guest handed out, held to what is expected.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use recorder_tests::judge::{Verdict, judge as judge_packets};
+use recorder_tests::lab::say;
+use recorder_tests::truth;
+use serde_json::Value;
+
+use crate::Kernel;
+use crate::guest::{DOCTOR, FAILURE, RECORDING, RELEASE, TRUTH};
+use crate::hooks::HOOKS;
+use crate::stories::{Expected, STORIES, Story};
+
+/// Panics unless all is as expected; says what was found in any case.
+pub(crate) fn judge(kernel: &Kernel, column: usize, results: &Path) {
+    let release = fs::read_to_string(results.join(RELEASE)).expect("the guest tells its kernel");
+    let name = format!("{} ({release})", kernel.name);
+    let mut checks: Vec<Box<dyn Fn() + '_>> = vec![Box::new(|| judge_hooks(&name, column, results))];
+    checks.extend(STORIES.iter().map(|story| {
+        let check: Box<dyn Fn()> = Box::new(|| judge_story(&name, story, results));
+        check
+    }));
+    // All are looked at, also after one that failed.
+    let failed = checks.iter().filter(|check| catch_unwind(AssertUnwindSafe(check)).is_err()).count();
+    assert_eq!(failed, 0, "{name}: {failed} of {} checks failed", checks.len());
+}
+
+/// Every program is attached that the table says, and all others are not needed: nothing is refused.
+fn judge_hooks(name: &str, column: usize, results: &Path) {
+    let text = fs::read_to_string(results.join(DOCTOR)).expect("the guest asks the doctor");
+    let findings: Vec<Value> = serde_json::from_str(&text)
+        .unwrap_or_else(|error| panic!("{name}: doctor --json is not JSON: {error}\n{text}"));
+    let in_state = |wanted: &[&str]| {
+        let is_wanted = |finding: &&Value| wanted.iter().any(|state| finding["state"] == *state);
+        findings.iter().filter(is_wanted).cloned().collect::<Vec<Value>>()
+    };
+    let refused = in_state(&["missing", "partly"]);
+    assert!(refused.is_empty(), "{name}: does not work: {refused:#?}");
+    // Packet capture is a finding too, but no hook.
+    let hooks = |found: Vec<Value>| -> BTreeSet<String> {
+        found.iter().filter_map(|finding| finding["what"].as_str()).filter(is_hook).map(Into::into).collect()
+    };
+    let active = hooks(in_state(&["ok"]));
+    let expected: BTreeSet<String> =
+        HOOKS.iter().filter(|(_, attached)| attached[column]).map(|(hook, _)| (*hook).into()).collect();
+    assert_eq!(active, expected, "{name}: attached are (left), the table says (right)\n{text}");
+    let all: BTreeSet<String> = HOOKS.iter().map(|(hook, _)| (*hook).into()).collect();
+    assert_eq!(hooks(findings.clone()), all, "{name}: the doctor knows (left), the table has (right)");
+    say(&format!("{name}: {} hooks attached, as the table says", active.len()));
+}
+
+fn is_hook(what: &&str) -> bool {
+    what.contains('/')
+}
+
+fn judge_story(name: &str, story: &Story, results: &Path) {
+    let context = format!("{name}: {}", story.name);
+    if let Ok(failure) = fs::read_to_string(results.join(story.file(FAILURE))) {
+        panic!("{context}: could not be played: {failure}");
+    }
+    let truths = truth::read(results.join(story.file(TRUTH)));
+    let judgement = judge_packets(&results.join(story.file(RECORDING)), &truths);
+    match story.expected {
+        Expected::AllRight => judgement.assert_all_right(story.at_least, &context),
+        Expected::NoneWrong => {
+            say(&format!("{context}: {judgement}"));
+            let wrong = judgement.packets.iter().filter(|judged| judged.verdict == Verdict::Wrong);
+            let wrong: String = wrong.map(|judged| format!("\n{judged}")).collect();
+            assert!(wrong.is_empty(), "{context}: {judgement}{wrong}");
+            let count = judgement.packets.len();
+            assert!(count >= story.at_least, "{context}: expected {} packets; {judgement}", story.at_least);
+        }
+    }
+}
