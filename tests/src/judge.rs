@@ -4,7 +4,7 @@
 //! truth is by intervals: whoever used the socket at the time of the packet. Between the end of one turn and the beginning
 //! of the next the packet may be either's, and nobody else's.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
@@ -265,10 +265,27 @@ impl fmt::Display for Judgement {
 /// Judges every packet of a socket in a file by what the programs said.
 pub fn judge(file: &Path, truths: &[Truth]) -> Judgement {
     let packets = packets(file, "frame");
-    let disagreements = blocks::disagreements(file);
+    let mut disagreements = blocks::disagreements(file);
+    disagreements.extend(strange_threads(&blocks::ids(file), truths));
     let book = Book::new(truths, &packets);
     let judged = |packet: Packet| judge_one(packet, &book, &disagreements);
     Judgement { packets: packets.into_iter().map(judged).collect() }
+}
+
+/// Thread ids that are of none of the threads that the process said it has, by frame number. 0 claims nothing; of a process
+/// that said nothing, nothing is known.
+fn strange_threads(ids: &[Option<(u32, u32)>], truths: &[Truth]) -> HashMap<u32, String> {
+    let mut threads: HashMap<u32, HashSet<u32>> = HashMap::new();
+    for truth in truths {
+        threads.entry(truth.pid).or_default().insert(truth.tid);
+    }
+    let is_strange =
+        |(pid, tid): (u32, u32)| tid != 0 && threads.get(&pid).is_some_and(|own| !own.contains(&tid));
+    let numbered = (1..).zip(ids).filter_map(|(frame, ids)| Some((frame, (*ids)?)));
+    numbered
+        .filter(|(_, ids)| is_strange(*ids))
+        .map(|(frame, (pid, tid))| (frame, format!("thread {tid} is not one of process {pid}")))
+        .collect()
 }
 
 fn judge_one(packet: Packet, book: &Book<'_>, disagreements: &HashMap<u32, String>) -> Judged {
@@ -576,6 +593,13 @@ mod tests {
         assert_eq!(judged(SERVER, CLIENT, "client[1]"), Verdict::Wrong);
         assert_eq!(judged(SERVER, CLIENT, ""), Verdict::Nobodys);
         assert_eq!(judged(CLIENT, SERVER, "client[1]"), Verdict::Right);
+    }
+
+    #[test]
+    fn a_thread_that_the_process_does_not_have_is_wrong() {
+        let of_threads = |ids: &[_]| strange_threads(ids, &story()).into_keys().collect::<Vec<u32>>();
+        assert_eq!(of_threads(&[Some((1, 1)), Some((1, 0)), None, Some((77, 78))]), Vec::<u32>::new());
+        assert_eq!(of_threads(&[None, Some((1, 2))]), vec![2]);
     }
 
     #[test]
