@@ -95,7 +95,12 @@ pub fn packets(file: &Path, filter: &str) -> Vec<Packet> {
 struct Row<'a>(&'a [String]);
 
 impl Row<'_> {
+    /// The first value: tshark may take what is in a packet for another one.
     fn field(&self, name: &str) -> &str {
+        self.whole_field(name).split(';').next().unwrap_or_default()
+    }
+
+    fn whole_field(&self, name: &str) -> &str {
         let at = FIELDS.iter().position(|field| *field == name);
         at.and_then(|at| self.0.get(at)).map_or("", String::as_str)
     }
@@ -137,7 +142,7 @@ impl Row<'_> {
             ("0", _) | (_, "129") => "reply",
             _ => self.field("tcp.flags"),
         };
-        let comment = self.field("frame.comment");
+        let comment = self.whole_field("frame.comment");
         Some(Packet {
             number: self.field("frame.number").parse().ok()?,
             time_ns: nanoseconds(self.field("frame.time_epoch"))?,
@@ -151,8 +156,8 @@ impl Row<'_> {
     }
 
     fn protocol(&self) -> Option<&'static str> {
-        let last = |name| self.field(name).rsplit(';').next().filter(|text| !text.is_empty());
-        Some(match last("ipv6.fraghdr.nxt").or(last("ip.proto")).or(last("ipv6.nxt"))? {
+        let names = ["ipv6.fraghdr.nxt", "ip.proto", "ipv6.nxt"];
+        Some(match names.map(|name| self.field(name)).into_iter().find(|text| !text.is_empty())? {
             "1" => "icmp",
             "6" => "tcp",
             "17" => "udp",
