@@ -78,18 +78,21 @@ const FIELDS: [&str; 23] = [
 /// The packets of sockets in a file that the display filter lets through. Later fragments have the ports of the first.
 pub fn packets(file: &Path, filter: &str) -> Vec<Packet> {
     let filter = format!("({JUDGED}) and ({filter})");
-    let mut firsts = HashMap::new();
     let rows = tshark::fields(file, &filter, &FIELDS);
-    let rows: Vec<Row<'_>> = rows.iter().map(|row| Row(row)).collect();
-    for row in &rows {
+    let mut firsts = HashMap::new();
+    let packet = |row: &Vec<String>| {
+        let row = Row(row);
+        // Identifications come again: the first fragment that was seen last is the one that the others follow.
         if let (Some(datagram), Some(ports)) = (row.datagram(), row.ports()) {
             firsts.insert(datagram, ports);
         }
-    }
-    rows.iter()
-        .map(|row| row.packet(&firsts).unwrap_or_else(|| panic!("cannot read the row {:?}", row.0)))
-        .collect()
+        row.packet(&firsts).unwrap_or_else(|| panic!("cannot read the row {:?}", row.0))
+    };
+    rows.iter().map(packet).collect()
 }
+
+/// What the fragments of one datagram have in common: addresses, protocol, identification.
+type Datagram = (IpAddr, IpAddr, &'static str, String);
 
 /// One row of [`FIELDS`].
 struct Row<'a>(&'a [String]);
@@ -105,11 +108,11 @@ impl Row<'_> {
         at.and_then(|at| self.0.get(at)).map_or("", String::as_str)
     }
 
-    /// What the fragments of one datagram have in common; nothing for what has no identification.
-    fn datagram(&self) -> Option<(String, String, String)> {
+    /// Nothing for what has no identification.
+    fn datagram(&self) -> Option<Datagram> {
         let identification = format!("{}{}", self.field("ip.id"), self.field("ipv6.fraghdr.ident"));
         let (source, destination) = self.addresses()?;
-        (!identification.is_empty()).then(|| (source.to_string(), destination.to_string(), identification))
+        (!identification.is_empty()).then_some((source, destination, self.protocol()?, identification))
     }
 
     fn addresses(&self) -> Option<(IpAddr, IpAddr)> {
@@ -133,7 +136,7 @@ impl Row<'_> {
         u16::from_str_radix(text, 16).ok()
     }
 
-    fn packet(&self, firsts: &HashMap<(String, String, String), (u16, u16)>) -> Option<Packet> {
+    fn packet(&self, firsts: &HashMap<Datagram, (u16, u16)>) -> Option<Packet> {
         let (source, destination) = self.addresses()?;
         let of_first = || self.datagram().and_then(|datagram| firsts.get(&datagram).copied());
         let (from, to) = self.ports().or_else(of_first)?;
