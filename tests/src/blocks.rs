@@ -71,12 +71,12 @@ fn annotations(packet: &EnhancedPacketBlock<'_>) -> Packet {
     let one = |code| all(code).next();
     Packet {
         comments: all(COMMENT).map(|option| String::from_utf8_lossy(bytes(option)).into_owned()).collect(),
-        ids: one(PROCESS_ID_THREAD_ID).map(ids),
+        ids: one(PROCESS_ID_THREAD_ID).map(process_and_thread),
         process_index: one(PROCESS_INDEX).map(|option| number(bytes(option))),
     }
 }
 
-fn ids(option: &PcapNGOption<'_>) -> (u32, u32) {
+fn process_and_thread(option: &PcapNGOption<'_>) -> (u32, u32) {
     assert_eq!(
         option.len, 8,
         "epb_processid_threadid has a length other than 8: Wireshark 4.6 rejects the file"
@@ -104,6 +104,12 @@ pub fn assert_consistent(file: &Path) {
     }
     let disagreements = disagreements_in(blocks);
     assert!(disagreements.is_empty(), "the annotations disagree: {disagreements:#?}");
+}
+
+/// Process and thread id of each packet, in the order of the file.
+pub fn ids(file: &Path) -> Vec<Option<(u32, u32)>> {
+    let packet = |block| if let Kind::Packet(packet) = block { Some(packet.ids) } else { None };
+    read(file).into_iter().filter_map(packet).collect()
 }
 
 /// Where the forms of annotation do not agree with each other, by frame number (from 1): the process of the ids and of

@@ -4,7 +4,7 @@
 //! truth is by intervals: whoever used the socket at the time of the packet. Between the end of one turn and the beginning
 //! of the next the packet may be either's, and nobody else's.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
@@ -78,33 +78,41 @@ const FIELDS: [&str; 23] = [
 /// The packets of sockets in a file that the display filter lets through. Later fragments have the ports of the first.
 pub fn packets(file: &Path, filter: &str) -> Vec<Packet> {
     let filter = format!("({JUDGED}) and ({filter})");
-    let mut firsts = HashMap::new();
     let rows = tshark::fields(file, &filter, &FIELDS);
-    let rows: Vec<Row<'_>> = rows.iter().map(|row| Row(row)).collect();
-    for row in &rows {
+    let mut firsts = HashMap::new();
+    let packet = |row: &Vec<String>| {
+        let row = Row(row);
+        // Identifications come again: the first fragment that was seen last is the one that the others follow.
         if let (Some(datagram), Some(ports)) = (row.datagram(), row.ports()) {
             firsts.insert(datagram, ports);
         }
-    }
-    rows.iter()
-        .map(|row| row.packet(&firsts).unwrap_or_else(|| panic!("cannot read the row {:?}", row.0)))
-        .collect()
+        row.packet(&firsts).unwrap_or_else(|| panic!("cannot read the row {:?}", row.0))
+    };
+    rows.iter().map(packet).collect()
 }
+
+/// What the fragments of one datagram have in common: addresses, protocol, identification.
+type Datagram = (IpAddr, IpAddr, &'static str, String);
 
 /// One row of [`FIELDS`].
 struct Row<'a>(&'a [String]);
 
 impl Row<'_> {
+    /// The first value: tshark may take what is in a packet for another one.
     fn field(&self, name: &str) -> &str {
+        self.whole_field(name).split(';').next().unwrap_or_default()
+    }
+
+    fn whole_field(&self, name: &str) -> &str {
         let at = FIELDS.iter().position(|field| *field == name);
         at.and_then(|at| self.0.get(at)).map_or("", String::as_str)
     }
 
-    /// What the fragments of one datagram have in common; nothing for what has no identification.
-    fn datagram(&self) -> Option<(String, String, String)> {
+    /// Nothing for what has no identification.
+    fn datagram(&self) -> Option<Datagram> {
         let identification = format!("{}{}", self.field("ip.id"), self.field("ipv6.fraghdr.ident"));
         let (source, destination) = self.addresses()?;
-        (!identification.is_empty()).then(|| (source.to_string(), destination.to_string(), identification))
+        (!identification.is_empty()).then_some((source, destination, self.protocol()?, identification))
     }
 
     fn addresses(&self) -> Option<(IpAddr, IpAddr)> {
@@ -128,7 +136,7 @@ impl Row<'_> {
         u16::from_str_radix(text, 16).ok()
     }
 
-    fn packet(&self, firsts: &HashMap<(String, String, String), (u16, u16)>) -> Option<Packet> {
+    fn packet(&self, firsts: &HashMap<Datagram, (u16, u16)>) -> Option<Packet> {
         let (source, destination) = self.addresses()?;
         let of_first = || self.datagram().and_then(|datagram| firsts.get(&datagram).copied());
         let (from, to) = self.ports().or_else(of_first)?;
@@ -137,7 +145,7 @@ impl Row<'_> {
             ("0", _) | (_, "129") => "reply",
             _ => self.field("tcp.flags"),
         };
-        let comment = self.field("frame.comment");
+        let comment = self.whole_field("frame.comment");
         Some(Packet {
             number: self.field("frame.number").parse().ok()?,
             time_ns: nanoseconds(self.field("frame.time_epoch"))?,
@@ -151,8 +159,8 @@ impl Row<'_> {
     }
 
     fn protocol(&self) -> Option<&'static str> {
-        let last = |name| self.field(name).rsplit(';').next().filter(|text| !text.is_empty());
-        Some(match last("ipv6.fraghdr.nxt").or(last("ip.proto")).or(last("ipv6.nxt"))? {
+        let names = ["ipv6.fraghdr.nxt", "ip.proto", "ipv6.nxt"];
+        Some(match names.map(|name| self.field(name)).into_iter().find(|text| !text.is_empty())? {
             "1" => "icmp",
             "6" => "tcp",
             "17" => "udp",
@@ -265,10 +273,27 @@ impl fmt::Display for Judgement {
 /// Judges every packet of a socket in a file by what the programs said.
 pub fn judge(file: &Path, truths: &[Truth]) -> Judgement {
     let packets = packets(file, "frame");
-    let disagreements = blocks::disagreements(file);
+    let mut disagreements = blocks::disagreements(file);
+    disagreements.extend(strange_threads(&blocks::ids(file), truths));
     let book = Book::new(truths, &packets);
     let judged = |packet: Packet| judge_one(packet, &book, &disagreements);
     Judgement { packets: packets.into_iter().map(judged).collect() }
+}
+
+/// Thread ids that are of none of the threads that the process said it has, by frame number. 0 claims nothing; of a process
+/// that said nothing, nothing is known.
+fn strange_threads(ids: &[Option<(u32, u32)>], truths: &[Truth]) -> HashMap<u32, String> {
+    let mut threads: HashMap<u32, HashSet<u32>> = HashMap::new();
+    for truth in truths {
+        threads.entry(truth.pid).or_default().insert(truth.tid);
+    }
+    let is_strange =
+        |(pid, tid): (u32, u32)| tid != 0 && threads.get(&pid).is_some_and(|own| !own.contains(&tid));
+    let numbered = (1..).zip(ids).filter_map(|(frame, ids)| Some((frame, (*ids)?)));
+    numbered
+        .filter(|(_, ids)| is_strange(*ids))
+        .map(|(frame, (pid, tid))| (frame, format!("thread {tid} is not one of process {pid}")))
+        .collect()
 }
 
 fn judge_one(packet: Packet, book: &Book<'_>, disagreements: &HashMap<u32, String>) -> Judged {
@@ -576,6 +601,13 @@ mod tests {
         assert_eq!(judged(SERVER, CLIENT, "client[1]"), Verdict::Wrong);
         assert_eq!(judged(SERVER, CLIENT, ""), Verdict::Nobodys);
         assert_eq!(judged(CLIENT, SERVER, "client[1]"), Verdict::Right);
+    }
+
+    #[test]
+    fn a_thread_that_the_process_does_not_have_is_wrong() {
+        let of_threads = |ids: &[_]| strange_threads(ids, &story()).into_keys().collect::<Vec<u32>>();
+        assert_eq!(of_threads(&[Some((1, 1)), Some((1, 0)), None, Some((77, 78))]), Vec::<u32>::new());
+        assert_eq!(of_threads(&[None, Some((1, 2))]), vec![2]);
     }
 
     #[test]

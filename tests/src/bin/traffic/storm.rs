@@ -147,7 +147,11 @@ pub(crate) fn sink(options: &Options) {
     truth.open(options.log(), local, None);
     println!("{}", local.port());
     std::thread::scope(|scope| {
-        scope.spawn(|| listener.incoming().for_each(drop));
+        scope.spawn(|| {
+            // That this thread is one of the process; it says nothing of the connections.
+            Truth::begin("thread", "none").end(options.log(), local, None);
+            listener.incoming().for_each(drop);
+        });
         let mut buffer = [0; 64];
         while socket.recv(&mut buffer).is_ok() {}
     });

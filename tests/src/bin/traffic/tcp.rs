@@ -106,6 +106,9 @@ fn serve_in_threads(listener: &TcpListener, options: &Options) {
     std::thread::scope(|scope| {
         let acceptor = std::thread::Builder::new().name("acceptor".into());
         let accept_all = move || {
+            // That this thread is one of the process; it says nothing of the connections.
+            let address = listener.local_addr().expect("a listener has an address");
+            Truth::begin("thread", "none").end(options.log(), address, None);
             for _ in 0..options.number("--connections").unwrap_or(u64::MAX) {
                 let (stream, peer) = accept(listener, options);
                 let accepted = (Truth::begin("server", "tcp"), stream, peer);
