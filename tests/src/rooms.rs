@@ -22,7 +22,7 @@ const MAY_IMPORT: [(&str, &[&str]); 9] = [
 ];
 
 /// Where an outside package may be used: a room, or a folder in one. A package that is not here is not used at all.
-const PACKAGES: [(&str, &[&str]); 20] = [
+const PACKAGES: [(&str, &[&str]); 23] = [
     ("recorder_shared", &["model", "attribution"]), // the words of the kernel side are heard in attribution
     ("etherparse", &["decode"]),
     ("libc", &["source/linux", "attribution/linux", "sandbox", "pipeline"]), // system calls; pipeline: clocks
@@ -31,7 +31,10 @@ const PACKAGES: [(&str, &[&str]); 20] = [
     ("aya", &["attribution/linux"]),
     ("btf_rs", &["attribution/linux"]), // offsets that the kernel does not promise
     ("procfs", &["attribution/linux"]),
-    ("foldhash", &["attribution"]), // a hash that a sender of packets cannot aim at
+    ("netlink_sys", &["attribution/linux"]),              // sock_diag
+    ("netlink_packet_core", &["attribution/linux"]),      // the same
+    ("netlink_packet_sock_diag", &["attribution/linux"]), // the same
+    ("foldhash", &["attribution"]),                       // a hash that a sender of packets cannot aim at
     ("pcap_file", &["pcapng"]),
     ("zstd", &["output"]),
     ("landlock", &["sandbox"]),

@@ -2,6 +2,7 @@
 
 pub mod ebpf;
 pub mod process;
+pub mod procfs;
 
 use std::os::unix::fs::MetadataExt;
 

@@ -44,7 +44,8 @@ impl ProcessDetails {
     }
 
     fn cgroup(&mut self, news: &ProcessNews) -> Option<String> {
-        if let Some(path) = self.cgroups.get(&news.cgroup_id) {
+        // 0: not known.
+        if let Some(path) = self.cgroups.get(&news.cgroup_id).filter(|_| news.cgroup_id != 0) {
             return Some(path.clone());
         }
         let text =
