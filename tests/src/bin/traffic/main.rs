@@ -19,12 +19,13 @@ use options::Options;
 
 const USAGE: &str = "usage: traffic SUB-COMMAND [ARGS] [--log FILE]
   tcp-server [--listen ADDR:PORT] [--null-address] [--prefork N] [--requests N] [--wait-close] [--connections N]
-  tcp-client ADDR PORT [--until-eof] [--forever]
+  tcp-client ADDR PORT [--until-eof] [--forever] [--when FILE] [--until FILE]
+      --when: connect, print the port, talk when FILE is there; --until: close when FILE is there
   tcp-refused ADDR PORT             connect to a closed port, and be refused
   daemon-client ADDR PORT           a client that has forked twice; the first process waits for it
   handover-client ADDR PORT         connect and talk, fork without exec, the child goes on talking
   udp-server [--listen ADDR:PORT] [--datagrams N]
-  udp-client ADDR PORT [--connected] [--datagrams N]
+  udp-client ADDR PORT [--connected] [--datagrams N] [--when FILE] [--until FILE]
   storm --count N --protocol tcp|udp --to ADDR:PORT --log FILE [--client PROGRAM]
   raw-udp --interface NAME --mac MAC --from IP:PORT --to IP:PORT [--count N]    frames that no socket of an IP stack sent
   connect-loop [--iterations N]     connect, accept, close on loopback; prints ns per iteration

@@ -113,10 +113,12 @@ pub(crate) fn client(options: &Options) {
 fn talk_once(options: &Options) {
     let truth = Truth::begin("client", "tcp");
     let (mut stream, local) = connect(options.peer());
+    options.wait(local);
     ask(&mut stream, local);
     if options.has("--until-eof") {
         stream.read_to_end(&mut Vec::new()).expect("cannot read to the end");
     }
+    options.linger();
     drop(stream);
     truth.end(options.log(), local, Some(options.peer()));
 }

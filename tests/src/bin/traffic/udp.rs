@@ -30,12 +30,14 @@ pub(crate) fn client(options: &Options) {
     if options.has("--connected") {
         socket.connect(peer).expect("cannot connect");
     }
+    options.wait(socket.local_addr().expect("a bound socket has an address"));
     let mut buffer = [0; 2048];
     for _ in 0..options.number("--datagrams").unwrap_or(1) {
         send(&socket, options);
         socket.recv(&mut buffer).expect("cannot receive");
     }
     let local = socket.local_addr().expect("a bound socket has an address");
+    options.linger();
     drop(socket);
     truth.end(options.log(), local, Some(peer));
 }
