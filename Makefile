@@ -2,12 +2,13 @@
 
 CARGO ?= cargo
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench ebpf lint doc install-deps
+.PHONY: help demo test bench bench-procfs ebpf lint doc install-deps
 
 help:
 	@echo 'make demo          build, record a few short-lived programs, show who sent what'
 	@echo 'make test          all tests that this machine allows (live ones need root); says what it skips'
 	@echo 'make bench         measure against tcpdump and dumpcap, and write docs/PERFORMANCE.md (root; minutes)'
+	@echo 'make bench-procfs  measure the look-up of sockets against the listeners crate (root)'
 	@echo 'make lint          format, clippy, as CI does'
 	@echo 'make doc           documentation, warnings are errors'
 	@echo 'make ebpf          rebuild the committed eBPF object (installs its own compiler)'
@@ -30,6 +31,10 @@ bench:
 	sh tests/install-deps test
 	$(CARGO) build --release --workspace --bins
 	sh tests/run-built release bench $(BENCH)
+
+bench-procfs:
+	$(CARGO) build --release -p recorder-tests --bin bench
+	sh tests/run-built release bench lookup --write docs/PERFORMANCE.md
 
 lint:
 	$(CARGO) fmt --all --check
