@@ -9,7 +9,7 @@ use recorder_tests::judge::{self, judge};
 use recorder_tests::lab::{Lab, Server, machine_allows};
 use recorder_tests::namespace::{Namespace, connect};
 use recorder_tests::process::{Output, Running, must};
-use recorder_tests::recorder::{Recording, record};
+use recorder_tests::recorder::{Recording, ask, record};
 use recorder_tests::truth;
 
 const TOOLS: [&str; 2] = ["ip", "tshark"];
@@ -69,9 +69,23 @@ impl Story {
         }
         let output = recording.stop();
         output.assert_code(0);
+        assert_one_record_each(&lab.text("old.pcapng"));
         judge(&file, &truth::read(lab.log())).assert_all_right(at_least, &format!("{context}\n{output}"));
         output
     }
+}
+
+/// A process that was found in /proc and then told of by the kernel side is one, not two.
+fn assert_one_record_each(file: &str) {
+    let text = ask(&["summary", "--json", file]);
+    let summary: serde_json::Value = serde_json::from_str(&text).expect("summary --json is JSON");
+    let processes = summary["processes"].as_array().expect("there is a list of processes");
+    let mut pids: Vec<_> = processes.iter().map(|process| process["pid"].as_u64()).collect();
+    pids.sort_unstable();
+    let all = pids.len();
+    pids.dedup();
+    assert_eq!(pids.len(), all, "a process has two records: {text}");
+    assert!(all > 0, "there are processes: {text}");
 }
 
 #[test]

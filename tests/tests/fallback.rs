@@ -7,10 +7,11 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use recorder_tests::judge::{Judgement, Verdict, judge};
 use recorder_tests::lab::{Lab, machine_allows, say};
-use recorder_tests::namespace::Namespace;
+use recorder_tests::namespace::{Namespace, connect};
 use recorder_tests::process::{Output, Running, SIGUSR1, must, run};
 use recorder_tests::recorder::{Recording, Refusal, binary, record};
 use recorder_tests::truth;
@@ -158,6 +159,26 @@ fn a_storm_of_short_lives_has_no_wrong_name() {
         let judgement = judge(Path::new(&file), &truth::read(lab.log()));
         assert_never_wrong(&judgement, 0, &format!("500 {protocol} clients by procfs\n{output}"));
     }
+}
+
+#[test]
+fn looking_into_other_network_namespaces_keeps_none_of_them() {
+    if !machine_allows(&TOOLS) {
+        return;
+    }
+    let (lab, here, there) = (lab(), Namespace::new("stays"), Namespace::new("goes"));
+    connect(&here, &there, 1);
+    let server = lab.server(&there, "server", &["tcp-server"]);
+    let procfs = ["-i", "lo", "-w", &lab.text("p.pcapng"), "--attribution", "procfs"];
+    let recording = Recording::start(&mut record(&here, &procfs));
+    drop(server);
+    drop(there);
+    // A namespace takes its interfaces along, and with a veth its peer, when nobody has it open any more.
+    let end = Instant::now() + Duration::from_secs(60);
+    while here.ip(&["link", "show"]).contains("eth1") {
+        assert!(Instant::now() < end, "the namespace is still there");
+    }
+    recording.stop().assert_code(0);
 }
 
 #[test]

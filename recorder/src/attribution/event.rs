@@ -121,7 +121,7 @@ pub struct Sighting {
     pub reach: Reach,
     /// Who has it open.
     pub holder: Holder,
-    /// Whether it listens, and connections waited there to be accepted.
+    /// Whether it listens, and connections waited there to be accepted that had been reset.
     pub is_crowded: bool,
 }
 

@@ -246,7 +246,12 @@ impl Join {
     }
 
     fn learn_sighting(&mut self, sighting: &Sighting, scan: &Scan) {
-        let Sighting { cookie, flow, holder, .. } = *sighting;
+        let Sighting { cookie, netns, flow, holder, .. } = *sighting;
+        // Its SYN was told of, and so will be its accept.
+        let is_it = |hold: &Hold| hold.netns == netns && hold.socket.is_none() && hold.listener.is_some();
+        if self.flows.get(&flow).is_some_and(|holds| holds.iter().any(is_it)) {
+            return;
+        }
         let new = Hold::seen(sighting, scan);
         // That a connection began would have been told, unless it was lost.
         let is_told = last_loss(&self.losses, scan.ended).is_none_or(|end| end < scan.began);
@@ -390,10 +395,10 @@ impl Join {
 
     fn learn_use(&mut self, news: &SocketNews, user: User) {
         let socket = self.sockets.entry(news.cookie).or_default();
-        // Who has it open says less than who uses it.
-        socket
-            .uses
-            .retain(|used| used.found == Found::Socket || used.from < user.since || used.from > news.at);
+        // Who has it open says less than who uses it. The one use that a snapshot tells of is the first.
+        if socket.uses.first().is_some_and(|seen| seen.is_superseded_by(news, user)) {
+            socket.uses.remove(0);
+        }
         let Some(last) = socket.uses.last_mut() else {
             socket.uses.push(Use::new(news, user));
             return;
@@ -606,16 +611,14 @@ impl Join {
         hold.reopened.is_some_and(|syn| syn > hold.from.plus(HOOK_SLACK) && self.is_in_shadow(syn))
     }
 
-    /// Whether another connection of the flow is as old, so that nothing tells which of them was the first: one that was
-    /// reset while it waited to be accepted, and the next one.
+    /// Whether nothing tells when this connection began, and another one of the flow was open: one of them was reset while
+    /// it waited to be accepted, and which of them was the first is not known.
     fn has_twin<'a>(&self, hold: &Hold, mut others: impl Iterator<Item = &'a Hold>) -> bool {
         let is_older = |other: &Hold| other.socket != hold.socket && other.from <= hold.from;
         let was_open = |other: &Hold| closed_at(&self.sockets, other).is_none_or(|closed| closed > hold.from);
         // Of what was seen again and again it is known how long it was there.
         let is_told = self.scanned == MonoTime::default();
-        is_told
-            && hold.is_of_unknown_age()
-            && others.any(|other| is_older(other) && other.is_of_unknown_age() && was_open(other))
+        is_told && hold.is_of_unknown_age() && others.any(|other| is_older(other) && was_open(other))
     }
 
     fn is_in_shadow(&self, at: MonoTime) -> bool {
@@ -793,15 +796,22 @@ const fn is_whole(flow: Flow) -> bool {
 
 impl SocketState {
     /// Who used the socket at this time; the first user for all times before it.
-    fn use_at(&self, at: MonoTime) -> Option<&Use> {
+    fn use_at(&self, at: MonoTime) -> Option<Use> {
         let after = self.uses.partition_point(|used| used.from <= at);
         if after == 0 && self.is_cut {
             return None;
         }
-        let current = self.uses.get(after.saturating_sub(1))?;
-        // Which of several it was shows when its call returns.
+        let current = *self.uses.get(after.saturating_sub(1))?;
         let next = self.uses.get(after).filter(|next| next.from.since(at) <= HOOK_SLACK);
-        if current.process == ONE_OF_SEVERAL { next.or(Some(current)) } else { Some(current) }
+        Some(match next {
+            // Which of several it was shows when its call returns.
+            Some(next) if current.process == ONE_OF_SEVERAL => *next,
+            // Nothing is kept of an older socket, so that its user is not told before its first packet.
+            Some(next) if current.found == Found::Snapshot && next.process != current.process => {
+                Use { process: ONE_OF_SEVERAL, ..current }
+            }
+            _ => current,
+        })
     }
 
     /// A process was seen to have it open. That is nothing new where it is known who uses it.
@@ -862,6 +872,11 @@ impl Use {
     fn new(news: &SocketNews, user: User) -> Self {
         let User { process, tid, since } = user;
         Self { process, tid, from: since, confirmed: news.at, found: Found::Socket }
+    }
+
+    /// Whether it was only seen who had the socket open, at a time of which it is told now who used it.
+    fn is_superseded_by(&self, news: &SocketNews, user: User) -> bool {
+        self.found != Found::Socket && user.since <= self.from && self.from <= news.at
     }
 
     const fn answer(&self) -> Answer {

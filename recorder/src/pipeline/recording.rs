@@ -72,7 +72,7 @@ pub fn record(plan: &Plan, signals: &Signals, observer: &mut dyn Observer) -> Re
 /// Who tells which process has which socket.
 enum Witness {
     /// The kernel side, as it happens.
-    Ebpf(KernelSide),
+    Ebpf(Box<KernelSide>),
     /// /proc, as it is looked at.
     Procfs(Scans),
     Nobody,
@@ -95,7 +95,7 @@ fn attach(plan: &Plan) -> Result<(Witness, Option<Scan>, Attributing), Error> {
             let reports = kernel_side.reports().to_vec();
             let (scan, snapshot) = take_snapshot()
                 .map_or_else(|error| (None, Err(error)), |(scan, hidden)| (Some(scan), Ok(hidden)));
-            Ok((Witness::Ebpf(kernel_side), scan, Attributing::Ebpf { reports, snapshot }))
+            Ok((Witness::Ebpf(Box::new(kernel_side)), scan, Attributing::Ebpf { reports, snapshot }))
         }
         // Without owners nobody knows which packets are the command's.
         Err(error) if plan.attribution == AttributionMode::Ebpf || with_command => Err(error.into()),

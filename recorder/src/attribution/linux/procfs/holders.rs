@@ -154,15 +154,15 @@ fn ancestors(pid: i32) -> Vec<i32> {
 /// The wanted sockets among the descriptors of a process.
 fn sockets_of(process: &Process, wanted: &HashSet<u32>) -> io::Result<Vec<u32>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let folder = process.open_relative_flags("fd", flags).map_err(to_io)?;
+    let mut folder = Dir::new(process.open_relative_flags("fd", flags).map_err(to_io)?)?;
     let mut inodes = Vec::new();
     let mut link = [0; LINK_BYTES];
-    for entry in Dir::read_from(&folder)? {
+    while let Some(entry) = folder.read() {
         let entry = entry?;
         if !entry.file_name().to_bytes().first().is_some_and(u8::is_ascii_digit) {
             continue;
         }
-        match readlinkat_raw(&folder, entry.file_name(), &mut link[..]) {
+        match readlinkat_raw(folder.fd()?, entry.file_name(), &mut link[..]) {
             Ok(length) => {
                 let inode = link.get(..length).and_then(socket_inode);
                 inodes.extend(inode.filter(|inode| wanted.contains(inode)));

@@ -5,9 +5,10 @@
 //! their namespace alive.
 
 use std::fs::{self, File};
+use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 
 use foldhash::{HashMap, HashMapExt};
@@ -26,21 +27,27 @@ pub(super) fn open_all() -> Result<(Vec<(NetNs, SockDiag)>, usize), ScanError> {
     if others.is_empty() {
         return Ok((opened, 0));
     }
+    let enter_all = || others.iter().map(|(netns, path)| (*netns, enter(path))).collect::<Vec<_>>();
     let entered = thread::scope(|scope| {
-        let entering =
-            scope.spawn(|| others.iter().map(|(netns, path)| Some((*netns, enter(path)?))).collect());
-        entering.join().unwrap_or_else(|_| Vec::new())
+        let entering = thread::Builder::new().spawn_scoped(scope, enter_all)?;
+        entering.join().map_err(|_| io::Error::other("the thread that enters network namespaces has died"))
     });
-    let closed = others.len() - entered.iter().flatten().count();
-    opened.extend(entered.into_iter().flatten());
+    let mut closed = 0;
+    for (netns, result) in entered.map_err(ScanError::Netlink)? {
+        match result {
+            Ok(sock_diag) => opened.push((netns, sock_diag)),
+            // Others are gone by now.
+            Err(error) => closed += usize::from(error.kind() == io::ErrorKind::PermissionDenied),
+        }
+    }
     Ok((opened, closed))
 }
 
-/// Opens the netlink socket in a namespace; stays there. None if it is gone by now, or may not be entered.
-fn enter(path: &PathBuf) -> Option<SockDiag> {
-    let namespace = File::open(path).ok()?;
-    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).ok()?;
-    SockDiag::open().ok()
+/// Opens the netlink socket in a namespace; stays there.
+fn enter(path: &Path) -> io::Result<SockDiag> {
+    let namespace = File::open(path)?;
+    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
+    SockDiag::open()
 }
 
 /// The network namespaces of all processes, each with a file that stands for it.

@@ -33,8 +33,8 @@ pub(super) struct Entry {
     pub(super) inode: u32,
     /// It is connected, and no process has accepted it.
     pub(super) waits: bool,
-    /// It listens, and connections wait there to be accepted.
-    pub(super) is_crowded: bool,
+    /// It listens, and so many connections wait there to be accepted.
+    pub(super) queue: u32,
 }
 
 /// Asks about all sockets of the network namespace that this netlink socket was opened in.
@@ -129,7 +129,7 @@ fn entry(response: &InetResponse, protocol: u8) -> Entry {
         inode: header.inode,
         waits: header.inode == 0 && matches!(header.state, TCP_ESTABLISHED | TCP_CLOSE_WAIT),
         // Of a listening socket the kernel tells the length of its queue here (`tcp_diag_get_info`).
-        is_crowded: header.state == TCP_LISTEN && header.recv_queue > 0,
+        queue: if header.state == TCP_LISTEN { header.recv_queue } else { 0 },
     }
 }
 
