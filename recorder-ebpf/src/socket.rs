@@ -356,6 +356,7 @@ const NOBODY: Current = Current { process: 0, tid: 0 };
 /// What a closed socket was.
 pub struct Facts {
     pub is_tcp: bool,
+    pub protocol: u32,
     /// Its connection had ended before.
     pub is_dead: bool,
 }
@@ -369,12 +370,11 @@ pub fn closed(sk: *mut c_void, facts: impl FnOnce() -> Facts) {
         Some(user) if announce_current(user.process) => user,
         _ => NOBODY,
     };
-    let (now, head, Facts { is_tcp, is_dead }) = (now_ns(), SockHead::of(sk), facts());
+    let (now, head, Facts { is_tcp, protocol, is_dead }) = (now_ns(), SockHead::of(sk), facts());
+    // Of a socket that is older than we are nothing may be kept, and yet user space knows of it, by its snapshot.
     let mut socket = match find(sk) {
-        Some(socket) if socket.ports == 0 && socket.use_epoch == 0 => return,
         Some(socket) => *socket,
-        None if is_tcp => Socket { cookie: cookie(sk), netns: head.netns(), ..UNKEPT },
-        None => return,
+        None => Socket { cookie: cookie(sk), netns: head.netns(), protocol, ..UNKEPT },
     };
     if user.process != NOBODY.process {
         change_user(&mut socket, user, Use::Other, now);

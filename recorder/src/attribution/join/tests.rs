@@ -4,6 +4,8 @@ use super::super::event::{Cookie, Handover, Happening, NetNs, ProcessId, SocketN
 use super::*;
 use crate::model::Endpoint;
 
+mod sightings;
+
 const NOBODY: Answer = Answer::None(Reason::NoSocket);
 const LOST: Answer = Answer::None(Reason::EventsLost);
 const AMBIGUOUS: Answer = Answer::None(Reason::Ambiguous);
@@ -104,7 +106,16 @@ fn join(events: &[SocketNews]) -> Join {
 }
 
 fn about(flow: Flow, at: MonoTime) -> Question {
-    Question { flow, at, sent: true, opens: false, by_call: true, only_netns: None, waited: SLACK }
+    Question {
+        flow,
+        at,
+        sent: true,
+        opens: false,
+        by_call: true,
+        only_netns: None,
+        home: None,
+        waited: SLACK,
+    }
 }
 
 fn sent(join: &Join, flow: Flow, at: MonoTime) -> Answer {

@@ -53,6 +53,24 @@ pub enum EbpfError {
     },
 }
 
+impl EbpfError {
+    /// What to do about it.
+    pub const fn remedy(&self) -> &'static str {
+        match self {
+            Self::Offsets(_) => {
+                "use a kernel with CONFIG_DEBUG_INFO_BTF=y, as all large distributions build it"
+            }
+            Self::Cgroup(_) => {
+                "mount the cgroup2 tree, or run as root so that it can be opened without mounting"
+            }
+            Self::Load(_) | Self::Base { .. } => {
+                "run with sudo, or give the binary CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN; a container's seccomp profile \
+                 has to allow bpf(2)"
+            }
+        }
+    }
+}
+
 impl From<MapError> for EbpfError {
     fn from(error: MapError) -> Self {
         Self::Load(chain(&error))
