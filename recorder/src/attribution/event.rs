@@ -80,6 +80,8 @@ pub struct SocketNews {
     pub drained: bool,
     /// The socket is closed, and its TCP connection had ended before: the flow may be another one's by now.
     pub dead: bool,
+    /// The socket is closed, and by another process than its user.
+    pub closed_by_other: bool,
 }
 
 /// A process that uses sockets.

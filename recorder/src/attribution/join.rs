@@ -49,7 +49,7 @@ const MOST_FLOWS: usize = 400_000;
 const MOST_USES: usize = 256;
 /// How long after a loss a flow that nobody knows may owe that to the loss.
 const LOSS_SHADOW: Duration = Duration::from_secs(1);
-/// Stands for whoever it is, where a socket was seen with several holders.
+/// Stands for whoever it is: of several holders of a socket, or of its user and the one who closed it.
 const ONE_OF_SEVERAL: ProcessId = ProcessId(0);
 
 /// A question: who was this end of the flow?
@@ -516,6 +516,17 @@ impl Join {
     fn learn_close(&mut self, news: &SocketNews) {
         let socket = self.sockets.entry(news.cookie).or_default();
         socket.closed = Some(news.at);
+        if news.closed_by_other {
+            // The end of the connection is the doing of one, or of the other.
+            socket.uses.push(Use {
+                process: ONE_OF_SEVERAL,
+                tid: 0,
+                from: news.at,
+                confirmed: news.at,
+                handover: None,
+                found: Found::Socket,
+            });
+        }
         socket.last_sent = news.at.plus(if news.drained { CLOCK_ERROR } else { LINGER });
         if is_whole(news.flow) {
             self.learn_flow(news);

@@ -415,6 +415,7 @@ impl World {
             existed: MonoTime::from_ns(kept.existed),
             drained: false,
             dead: happening == Happening::IsClosed && is_dead,
+            closed_by_other: false,
         });
         true
     }
