@@ -34,6 +34,15 @@ pub fn probe<T: Zero>(base: *const c_void, offset: usize) -> T {
     value
 }
 
+/// Reads bytes at `offset` behind any kernel address to where they are wanted, without a copy on the stack; zeros where they
+/// cannot be read.
+#[inline(always)]
+pub fn probe_bytes<const N: usize>(target: &mut [u8; N], base: *const c_void, offset: usize) {
+    let field = base.wrapping_byte_add(offset);
+    // SAFETY: the helper checks the address and fills the target, with zeros if the address is bad.
+    unsafe { bpf_probe_read_kernel(target.as_mut_ptr().cast(), N as u32, field) };
+}
+
 /// The same address, as a number in the verifier's eyes: some typed socket pointers may not be added to. The pointer is
 /// read back from the stack by the helper, which tells the verifier nothing of its type.
 #[inline(always)]

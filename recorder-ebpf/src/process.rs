@@ -11,7 +11,7 @@ use recorder_shared::{
     PROCESS_TRACKED, ProcessEvent, ProcessEventWithArguments, process_id,
 };
 
-use crate::kernel::{load, probe};
+use crate::kernel::{load, probe, probe_bytes};
 use crate::maps::{
     EVENTS, EXECS, NO_WAKEUP, PROCESSES, TRACKED, count_loss, epoch, has_tracing_helpers, offset, wants_arguments,
 };
@@ -164,7 +164,6 @@ fn fill(event: *mut ProcessEvent, process: u64) {
     let uid = bpf_get_current_uid_gid() as u32;
     let parent_tgid = probe(parent, offset!(task_tgid));
     let exec_id = probe(task, offset!(task_self_exec_id));
-    let comm: [u8; 16] = probe(leader, offset!(task_comm));
     let flags = if is_tracked(tgid, start_boottime_ns) { PROCESS_TRACKED } else { 0 };
     // SAFETY: the entry is reserved with the size of the struct; this writes all fields but the unused ends of paths.
     let event = unsafe { &mut *event };
@@ -176,7 +175,7 @@ fn fill(event: *mut ProcessEvent, process: u64) {
     event.exec_id = exec_id;
     event.parent_tgid = parent_tgid;
     event.uid = uid;
-    event.comm = comm;
+    probe_bytes(&mut event.comm, leader, offset!(task_comm));
     event.path_length = copy_path(&mut event.path, task);
     let (cgroup_length, is_whole) = copy_cgroup(&mut event.cgroup, task);
     event.cgroup_length = cgroup_length;

@@ -104,6 +104,10 @@ fn storage<'a>(sk: *mut c_void, flags: u64) -> Option<&'a mut Socket> {
     let map = (&raw const SOCKETS).cast_mut().cast::<c_void>();
     // SAFETY: the map is one of socket storage; the verifier accepts only a socket for `sk`.
     let value = unsafe { bpf_sk_storage_get(map, sk, core::ptr::null_mut(), flags) };
+    if value.is_null() && flags & CREATE != 0 {
+        // No memory. What is not kept is not told either, and that must not pass in silence.
+        count_loss();
+    }
     // SAFETY: the helper gives null or a value of the map's type that lives as long as the socket. Other programs may
     // write it at the same time; each field is a word that is read and written whole.
     unsafe { value.cast::<Socket>().as_mut() }

@@ -3,7 +3,7 @@
 use crate::KERNELS;
 
 /// A hook as `recorder doctor` calls it, and whether it is attached, on each of `KERNELS`.
-pub(crate) const HOOKS: [(&str, [bool; KERNELS.len()]); 25] = [
+pub(crate) const HOOKS: [(&str, [bool; KERNELS.len()]); 26] = [
     ("cgroup/sock_create", EVERYWHERE),
     ("cgroup/sock_release", EVERYWHERE),
     ("cgroup/post_bind4", EVERYWHERE),
@@ -26,6 +26,7 @@ pub(crate) const HOOKS: [(&str, [bool; KERNELS.len()]); 25] = [
     ("fexit/inet6_recvmsg", BEFORE_6_3),
     ("cgroup/recvmsg4", BEFORE_6_3),
     ("cgroup/recvmsg6", BEFORE_6_3),
+    ("tp_btf/sched_process_exec", EVERYWHERE),
     ("tp_btf/sched_process_fork", EVERYWHERE),
     ("cgroup_skb/egress", EVERYWHERE),
     ("cgroup_skb/ingress", EVERYWHERE),

@@ -106,9 +106,15 @@ impl Stage {
     }
 
     /// Records while something is played on each way.
-    fn record(&self, mut play: impl FnMut(&Way<'_>)) {
+    fn record(&self, play: impl FnMut(&Way<'_>)) {
+        self.record_with(&[], play);
+    }
+
+    /// The same with further arguments.
+    fn record_with(&self, arguments: &[&str], mut play: impl FnMut(&Way<'_>)) {
         let file = self.lab.text("recording.pcapng");
-        let recording = Recording::start(&mut record(&self.here, &["-i", "any", "-w", &file]));
+        let all = [&["-i", "any", "-w", &file], arguments].concat();
+        let recording = Recording::start(&mut record(&self.here, &all));
         self.ways().iter().for_each(&mut play);
         recording.stop().assert_code(0);
     }
@@ -206,8 +212,9 @@ fn udp_on_any(stage: &Stage) {
     });
 }
 
+/// With arguments, for the verifier has more to look at then.
 fn restarted(stage: &Stage) {
-    stage.record(|way| {
+    stage.record_with(&["--with-cmdline"], |way| {
         for (protocol, arguments) in
             [("tcp", ["tcp-server", "--connections", "2"]), ("udp", ["udp-server", "--datagrams", "2"])]
         {
