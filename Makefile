@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-kernels accuracy bench ebpf lint doc install-deps
+.PHONY: help demo test test-kernels accuracy bench bench-procfs ebpf lint doc install-deps
 
 help:
 	@echo 'make demo          build, record a few short-lived programs, show who sent what'
@@ -10,6 +10,7 @@ help:
 	@echo 'make test-kernels  record on Linux 5.10, 6.1, 6.12 and the newest in emulated machines, and judge (Debian, root; minutes)'
 	@echo 'make accuracy      how often the owners are right, by scenario; writes docs/ACCURACY.md (root; some 10 minutes)'
 	@echo 'make bench         measure against tcpdump and dumpcap, and write docs/PERFORMANCE.md (root; minutes)'
+	@echo 'make bench-procfs  measure the look-up of sockets against the listeners crate (root)'
 	@echo 'make lint          format, clippy, as CI does'
 	@echo 'make doc           documentation, warnings are errors'
 	@echo 'make ebpf          rebuild the committed eBPF object (installs its own compiler)'
@@ -46,6 +47,10 @@ bench:
 	sh tests/install-deps test
 	$(CARGO) build --release --workspace --bins
 	sh tests/run-built release bench $(BENCH)
+
+bench-procfs:
+	$(CARGO) build --release -p recorder-tests --bin bench
+	sh tests/run-built release bench lookup --write docs/PERFORMANCE.md
 
 lint:
 	$(CARGO) fmt --all --check

@@ -63,7 +63,7 @@ fn sock_release(ctx: SockContext) -> i32 {
         // SAFETY: the context is a socket, valid for the run of the program.
         let (kind, protocol, state) =
             unsafe { ((*ctx.sock).type_, (*ctx.sock).protocol, (*ctx.sock).state) };
-        Facts { is_tcp: is_tcp(kind, protocol), is_dead: state == CLOSE }
+        Facts { is_tcp: is_tcp(kind, protocol), protocol, is_dead: state == CLOSE }
     });
     socket::forget(ctx.as_ptr());
     PASS

@@ -11,7 +11,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_sk_storage_get};
 use recorder_shared::{
-    Address, KIND_CLOSE, KIND_FLOW, KIND_USE, SOCKET_DEAD, SOCKET_DRAINED, Socket, SocketEvent, ports,
+    Address, KIND_CLOSE, KIND_FLOW, KIND_USE, SOCKET_CLOSED_BY_OTHER, SOCKET_DEAD, SOCKET_DRAINED, Socket, SocketEvent, ports,
 };
 
 use crate::kernel::{SockHead, probe, untyped};
@@ -360,12 +360,13 @@ const NOBODY: Current = Current { process: 0, tid: 0 };
 /// What a closed socket was.
 pub struct Facts {
     pub is_tcp: bool,
+    pub protocol: u32,
     /// Its connection had ended before.
     pub is_dead: bool,
 }
 
-/// The current process closes the socket for good. Whoever closes an accepted socket that it never read from is its
-/// user all the same, and a FIN is its doing.
+/// The current process closes the socket for good. Whoever closes an accepted socket that nobody read from is its user all
+/// the same, and a FIN is its doing.
 #[inline(always)]
 pub fn closed(sk: *mut c_void, facts: impl FnOnce() -> Facts) {
     // No `Option`: the verifier before 6.3 loses sight of whether there is something in it.
@@ -373,19 +374,21 @@ pub fn closed(sk: *mut c_void, facts: impl FnOnce() -> Facts) {
         Some(user) if announce_current(user.process) => user,
         _ => NOBODY,
     };
-    let (now, head, Facts { is_tcp, is_dead }) = (now_ns(), SockHead::of(sk), facts());
+    let (now, head, Facts { is_tcp, protocol, is_dead }) = (now_ns(), SockHead::of(sk), facts());
+    // Of a socket that is older than we are nothing may be kept, and yet user space knows of it, by its snapshot.
     let mut socket = match find(sk) {
-        Some(socket) if socket.ports == 0 && socket.use_epoch == 0 => return,
         Some(socket) => *socket,
-        None if is_tcp => Socket { cookie: cookie(sk), netns: head.netns(), ..UNKEPT },
-        None => return,
+        None => Socket { cookie: cookie(sk), netns: head.netns(), protocol, ..UNKEPT },
     };
-    if user.process != NOBODY.process {
+    if socket.process == NOBODY.process && user.process != NOBODY.process {
         change_user(&mut socket, user, Use::Other, now);
     }
+    // Who closes last need not be who used it: an inetd may be slower to close its copy than its program to answer and end.
+    let by_other = socket.process != user.process;
     // sk_wmem_alloc counts the bytes of all packets under way, and 1 for the socket itself (include/net/sock.h).
     let drained = !is_tcp && probe::<u32>(untyped(sk), offset!(sock_wmem_alloc)) <= 1;
-    let flags = if drained { SOCKET_DRAINED } else { 0 } | if is_dead { SOCKET_DEAD } else { 0 };
+    let flags = if drained { SOCKET_DRAINED } else { 0 } | if is_dead { SOCKET_DEAD } else { 0 }
+        | if by_other { SOCKET_CLOSED_BY_OTHER } else { 0 };
     announce(&socket, KIND_CLOSE, flags, now, &flow_of(&head, socket.protocol as u8));
 }
 

@@ -126,6 +126,11 @@ impl Running {
         assert!(more.is_some(), "no more lines on standard output\n{}", self.evidence());
     }
 
+    /// Whether some line on standard error so far fits.
+    pub fn any_stderr(&self, fits: impl Fn(&str) -> bool) -> bool {
+        self.stderr.lock().lines.iter().any(|line| fits(line))
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: i32) {
         sys::signal(self.pid, signal);

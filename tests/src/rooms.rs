@@ -22,7 +22,7 @@ const MAY_IMPORT: [(&str, &[&str]); 9] = [
 ];
 
 /// Where an outside package may be used: a room, or a folder in one. A package that is not here is not used at all.
-const PACKAGES: [(&str, &[&str]); 24] = [
+const PACKAGES: [(&str, &[&str]); 25] = [
     ("recorder_shared", &["model", "attribution"]), // the words of the kernel side are heard in attribution
     ("etherparse", &["decode"]),
     ("libc", &["source/linux", "attribution/linux", "sandbox", "pipeline"]), // system calls; pipeline: clocks
@@ -33,6 +33,7 @@ const PACKAGES: [(&str, &[&str]); 24] = [
     ("procfs", &["attribution/linux"]),
     ("netlink_sys", &["attribution/linux"]), // the kernel's connection tracking
     ("netlink_packet_core", &["attribution/linux"]), // the same
+    ("netlink_packet_sock_diag", &["attribution/linux"]), // sockets
     ("netlink_packet_netfilter", &["attribution/linux"]), // the same
     ("foldhash", &["attribution"]),          // a hash that a sender of packets cannot aim at
     ("pcap_file", &["pcapng"]),

@@ -56,3 +56,44 @@ pub(crate) fn enter_before_exec(command: &mut Command, namespace: File) {
     // SAFETY: between fork and exec the closure makes one system call and touches no memory that a lock guards.
     unsafe { command.pre_exec(enter) };
 }
+
+/// Makes the command run where the kernel refuses some system calls with an error, as a container's seccomp profile does.
+/// Each is given by its number and, if only one way of calling it is meant, its first argument.
+pub(crate) fn refuse_before_exec(command: &mut Command, refused: &[(libc::c_long, Option<u32>)], errno: i32) {
+    let program = seccomp_program(refused, errno);
+    let install = move || {
+        // SAFETY: prctl takes numbers here.
+        let result = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+        if result != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
+        // SAFETY: the pointer is to a filter that lives in this closure; the kernel copies it.
+        let result =
+            unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter) };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    };
+    // SAFETY: between fork and exec the closure makes two system calls and touches no memory that a lock guards.
+    unsafe { command.pre_exec(install) };
+}
+
+/// A classic BPF program over `struct seccomp_data`: number at 0, low half of the first argument at 16.
+fn seccomp_program(refused: &[(libc::c_long, Option<u32>)], errno: i32) -> Vec<libc::sock_filter> {
+    const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+    const JUMP_IF_EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+    const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
+    let step = |code: u32, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf, k };
+    let refuse = step(RETURN, 0, libc::SECCOMP_RET_ERRNO | errno as u32);
+    let mut program = Vec::new();
+    for (number, argument) in refused {
+        program.push(step(LOAD, 0, 0));
+        program.push(step(JUMP_IF_EQUAL, if argument.is_some() { 3 } else { 1 }, *number as u32));
+        if let Some(argument) = argument {
+            program.push(step(LOAD, 0, 16));
+            program.push(step(JUMP_IF_EQUAL, 1, *argument));
+        }
+        program.push(refuse);
+    }
+    program.push(step(RETURN, 0, libc::SECCOMP_RET_ALLOW));
+    program
+}

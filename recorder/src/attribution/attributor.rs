@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use foldhash::{HashMap, HashSet};
 
-use super::event::{Event, NetNs, ProcessId, ProcessNews};
+use super::event::{Event, Holder, NetNs, ProcessId, ProcessNews, Scan};
 use super::fragments::Fragments;
+use super::identities::Identities;
 use super::join::{Answer, Join, Question};
 use super::linux::conntrack::{self, Conntrack};
 use super::linux::process::ProcessDetails;
@@ -36,6 +37,7 @@ pub struct Attributor {
     join: Join,
     processes: ProcessTable,
     known: HashMap<ProcessId, ProcessIndex>,
+    identities: Identities,
     tracked: HashSet<ProcessIndex>,
     details: ProcessDetails,
     netns: NetNs,
@@ -46,6 +48,8 @@ pub struct Attributor {
     memo: Memo,
     /// Grows whenever an answer may become another one.
     knowledge: u64,
+    /// Nobody tells what happens; sockets are looked up now and then.
+    is_blind: bool,
 }
 
 /// One end of a packet.
@@ -76,6 +80,7 @@ impl Attributor {
             join: Join::default(),
             processes: ProcessTable::default(),
             known: HashMap::default(),
+            identities: Identities::default(),
             tracked: HashSet::default(),
             details,
             netns,
@@ -85,6 +90,7 @@ impl Attributor {
             memo: Memo::default(),
             // More than what the empty memo was made with.
             knowledge: 1,
+            is_blind: false,
         }
     }
 
@@ -92,9 +98,44 @@ impl Attributor {
     pub fn event(&mut self, event: Event) {
         self.knowledge += 1;
         match event {
-            Event::Socket(news) => self.join.event(&news),
-            Event::Process(news) => self.learn_process(&news),
+            Event::Socket(mut news) => {
+                if let Some(user) = &mut news.user {
+                    user.process = self.identities.of(user.process);
+                }
+                self.join.event(&news);
+            }
+            Event::Process(news) => {
+                if self.identities.announced(&news) {
+                    self.learn_process(&news);
+                } else if let Some(&index) = self.known.get(&self.identities.of(news.id))
+                    && news.tracked
+                {
+                    self.tracked.insert(index);
+                }
+            }
         }
+    }
+
+    /// A scan for sockets from before the start is under way; see [`Join::expect_snapshot`].
+    pub const fn expect_snapshot(&mut self) {
+        self.join.expect_snapshot();
+    }
+
+    /// Takes what was seen in the kernel's tables; see [`Join::scanned`].
+    pub fn scanned(&mut self, mut scan: Scan) {
+        self.knowledge += 1;
+        self.is_blind |= scan.found == Found::Procfs;
+        for news in &scan.processes {
+            if self.identities.seen(news) {
+                self.learn_process(news);
+            }
+        }
+        for sighting in &mut scan.sockets {
+            if let Holder::One(process) = &mut sighting.holder {
+                *process = self.identities.of(*process);
+            }
+        }
+        self.join.scanned(&scan);
     }
 
     fn learn_process(&mut self, news: &ProcessNews) {
@@ -229,6 +270,9 @@ impl Attributor {
             opens: opens_connection(ip),
             by_call: is_by_call(ip),
             only_netns: context.is_loopback.then_some(self.netns),
+            home: self
+                .is_home(if sent { ip.flow.local } else { ip.flow.remote }, context)
+                .then_some(self.netns),
             waited: context.waited,
         };
         match self.join.ask(&question) {
@@ -237,6 +281,7 @@ impl Attributor {
                 // Its announcement was lost; it is repeated in the next epoch.
                 None => End::None(Reason::EventsLost),
             },
+            Answer::None(Reason::EventsLost) if self.is_blind => End::None(Reason::NotSeen),
             Answer::None(reason) => End::None(reason),
         }
     }
@@ -266,7 +311,9 @@ impl Attributor {
                 Attribution::Unknown(self.reason(packet, ip, *reason, *other))
             }
             (End::None(reason), End::Kernel) | (End::Kernel, End::None(reason)) => match reason {
-                Reason::NoSocket if self.passes_through(ip) => Attribution::Unknown(Reason::Forwarded),
+                Reason::NoSocket | Reason::NotSeen if self.passes_through(ip) => {
+                    Attribution::Unknown(Reason::Forwarded)
+                }
                 Reason::NoSocket | Reason::TooLate => Attribution::Unknown(Reason::Kernel),
                 reason => Attribution::Unknown(*reason),
             },
@@ -291,6 +338,8 @@ impl Attributor {
         }
         if sender == Reason::TooLate || receiver == Reason::TooLate {
             Reason::TooLate
+        } else if sender == Reason::NotSeen || receiver == Reason::NotSeen {
+            Reason::NotSeen
         } else {
             Reason::NoSocket
         }
@@ -298,6 +347,12 @@ impl Attributor {
 
     fn is_local(&self, end: Endpoint) -> bool {
         self.local_addresses.binary_search(&number(end)).is_ok()
+    }
+
+    /// Whether what is for this address is for this network namespace: not so for a group or all of a network.
+    fn is_home(&self, end: Endpoint, context: &Context) -> bool {
+        // All of 127.0.0.0/8 is ours, though only 127.0.0.1 is listed.
+        self.is_local(end) || context.is_loopback && end.ip().is_loopback()
     }
 
     /// Neither address is ours, and neither means "whoever listens".

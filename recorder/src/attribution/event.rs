@@ -1,6 +1,6 @@
-//! What the kernel side tells, as plain values. The join takes nothing else.
+//! What the kernel side tells, and what was seen in the kernel's tables, as plain values. The join takes nothing else.
 
-use crate::model::{CommandLine, Flow, MonoTime};
+use crate::model::{CommandLine, Flow, Found, MonoTime};
 
 /// A socket, as the kernel names it: unique until reboot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -80,6 +80,8 @@ pub struct SocketNews {
     pub drained: bool,
     /// The socket is closed, and its TCP connection had ended before: the flow may be another one's by now.
     pub dead: bool,
+    /// The socket is closed, and by another process than its user.
+    pub closed_by_other: bool,
 }
 
 /// A process that uses sockets.
@@ -108,6 +110,61 @@ pub struct ProcessNews {
     pub arguments: Option<CommandLine>,
     /// Whether it is the recorded command or a descendant of it.
     pub tracked: bool,
+}
+
+/// Who has a socket open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// No process: the kernel's own, or in a message between two processes.
+    Nobody,
+    /// One process.
+    One(ProcessId),
+    /// Several, or it cannot be told how many.
+    Unclear,
+}
+
+/// The packets that a socket without a remote end can take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reach {
+    /// IPv4 ones.
+    pub v4: bool,
+    /// IPv6 ones.
+    pub v6: bool,
+    /// Only those of one device, whichever that is.
+    pub one_device: bool,
+}
+
+/// A socket that was seen in the kernel's tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sighting {
+    /// Which socket.
+    pub cookie: Cookie,
+    /// In which network namespace.
+    pub netns: NetNs,
+    /// The flow, seen from the socket; its remote port is 0 where it has no remote end.
+    pub flow: Flow,
+    /// What reaches it, if it has no remote end.
+    pub reach: Reach,
+    /// Who has it open.
+    pub holder: Holder,
+    /// Whether it listens, and connections waited there to be accepted that had been reset.
+    pub is_crowded: bool,
+}
+
+/// One look at the sockets of all network namespaces.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scan {
+    /// When it began: what was seen was not seen before this time.
+    pub began: MonoTime,
+    /// When it ended: what was seen was seen before this time.
+    pub ended: MonoTime,
+    /// `Found::Snapshot`: one look, while the kernel side tells what changes. `Found::Procfs`: one of many, and nobody
+    /// tells what happens between them.
+    pub found: Found,
+    /// The holders, as far as they were not told by an earlier scan.
+    pub processes: Vec<ProcessNews>,
+    /// What was seen.
+    pub sockets: Vec<Sighting>,
 }
 
 /// What the kernel side tells.

@@ -2,7 +2,8 @@
 //!
 //! A pure state machine: no clock, no I/O. Time comes in with events and questions. What it knows has two layers,
 //! because the kernel tells them apart: which socket had a flow when (`flows`), and which process used a socket when
-//! (`sockets`). Both are intervals, so that a late question gets the answer for its own time.
+//! (`sockets`). Both are intervals, so that a late question gets the answer for its own time. A third one (`bound`) stands
+//! in for `flows` where sockets were seen in the kernel's tables, and have not shown by packets what flows they have.
 //!
 //! The rule above all: a wrong name is worse than none. Two candidates that differ give none; and after events were lost
 //! nothing is believed that was not confirmed since.
@@ -10,9 +11,10 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use foldhash::HashMap;
+use foldhash::{HashMap, HashSet};
 
-use super::event::{Cookie, Handover, Happening, NetNs, ProcessId, SocketNews, User};
+use self::bound::BoundSockets;
+use super::event::{Cookie, Handover, Happening, Holder, NetNs, ProcessId, Scan, Sighting, SocketNews, User};
 use crate::model::{Flow, Found, MonoTime, Protocol, Reason};
 
 /// How long a packet may precede the event that explains it: the tap runs microseconds before the hook behind it, and
@@ -31,6 +33,9 @@ const QUEUE_SLACK: Duration = Duration::from_millis(250);
 /// How long a closed TCP connection is remembered: the kernel still answers for it (TIME_WAIT, 60 s, and the last
 /// retransmissions before it).
 const TCP_LINGER: Duration = Duration::from_secs(120);
+/// How long before the event of its SYN another packet of an incoming connection may seem to be: the hook runs before the
+/// answer is made, but on another clock.
+const HANDSHAKE_ERROR: Duration = Duration::from_micros(20);
 /// How far packet times and event times may be apart, being read from two clocks.
 const CLOCK_ERROR: Duration = Duration::from_micros(200);
 /// How long another closed flow is remembered: its last packets may stand in a queue of the network layer. Also one that
@@ -44,6 +49,8 @@ const MOST_FLOWS: usize = 400_000;
 const MOST_USES: usize = 256;
 /// How long after a loss a flow that nobody knows may owe that to the loss.
 const LOSS_SHADOW: Duration = Duration::from_secs(1);
+/// Stands for whoever it is: of several holders of a socket, or of its user and the one who closed it.
+const ONE_OF_SEVERAL: ProcessId = ProcessId(0);
 
 /// A question: who was this end of the flow?
 #[derive(Clone, Copy, Debug)]
@@ -60,6 +67,8 @@ pub struct Question {
     pub by_call: bool,
     /// Only sockets of this network namespace count (loopback); none if any may.
     pub only_netns: Option<NetNs>,
+    /// The network namespace of which the address of the asked end is one: there a socket without an address takes it.
+    pub home: Option<NetNs>,
     /// How long the packet waited for events: the time since `at` for which all events are known.
     pub waited: Duration,
 }
@@ -83,6 +92,7 @@ struct Use {
     confirmed: MonoTime,
     /// How the socket came to it from the one before, as far as that is known.
     handover: Option<Handover>,
+    found: Found,
 }
 
 /// What is known of a socket.
@@ -98,6 +108,8 @@ struct SocketState {
     flow: Option<Flow>,
     /// When it was last heard of.
     heard: MonoTime,
+    /// Whether it was seen without a remote end; then `bound` knows it by this protocol and port.
+    bound: Option<(Protocol, u16)>,
 }
 
 /// A stretch of time in which a flow belonged to a socket.
@@ -154,12 +166,20 @@ enum Fading {
 pub struct Join {
     flows: HashMap<Flow, Vec<Hold>>,
     sockets: HashMap<Cookie, SocketState>,
+    /// Sockets that take what comes to their port, as far as their packets do not tell them by flow.
+    bound: BoundSockets,
     /// What to forget, and when; one queue for each time of grace, so that each is in order.
     fading: [VecDeque<(MonoTime, Fading)>; GRACES.len()],
     /// Between these times events were lost. Merged, oldest first.
     losses: VecDeque<(MonoTime, MonoTime)>,
     /// The end of a loss whose leavings are still remembered.
     unswept: Option<MonoTime>,
+    /// When the last scan that stands for itself began.
+    scanned: MonoTime,
+    /// Before this an older socket may have had any flow.
+    known_since: MonoTime,
+    /// The ports at which connections waited to be accepted when older sockets were looked for.
+    crowded: HashSet<(NetNs, u16)>,
 }
 
 /// The times of grace before something is forgotten.
@@ -170,6 +190,11 @@ impl Join {
     pub fn event(&mut self, news: &SocketNews) {
         let socket = self.sockets.entry(news.cookie).or_default();
         socket.heard = socket.heard.max(news.at);
+        if let Some(key) = socket.bound.filter(|_| is_whole(news.flow) && news.happening == Happening::IsUsed)
+        {
+            // It has a remote end now, and takes nothing from others.
+            self.bound.leave(key, news.cookie, news.at);
+        }
         if let Some(user) = news.user {
             self.learn_use(news, user);
         }
@@ -179,6 +204,83 @@ impl Join {
             Happening::IsUsed => {}
             Happening::IsOpened => self.learn_opening(news),
             Happening::IsClosed => self.learn_close(news),
+        }
+    }
+
+    /// A scan for older sockets is under way: until it is there, any flow may be theirs.
+    pub const fn expect_snapshot(&mut self) {
+        self.known_since = MonoTime::from_ns(u64::MAX);
+    }
+
+    /// Takes what was seen in the kernel's tables. All events from before its end must be known by now; a scan that stands
+    /// for itself ([`Found::Procfs`]) knows of none.
+    pub fn scanned(&mut self, scan: &Scan) {
+        if scan.found == Found::Procfs {
+            // As good as lost: what happened since the last scan, unless what is seen now says that nothing did. One loss
+            // for each pause, so that what was seen at its end is believed for all of it, and what was not, is not.
+            self.lost_between(self.scanned.plus(Duration::from_nanos(1)), scan.began);
+            self.scanned = scan.began;
+        } else {
+            self.known_since = scan.began;
+        }
+        for sighting in &scan.sockets {
+            let closed = self.sockets.get(&sighting.cookie).and_then(|socket| socket.closed);
+            // Closed while the scan went on: it was seen before that, and nothing of it is to be told.
+            if closed.is_none_or(|closed| closed > scan.ended) {
+                self.learn_sighting(sighting, scan);
+            }
+        }
+        self.bound.end_scan(scan);
+        if scan.found == Found::Snapshot {
+            self.doubt_crowded(scan);
+        }
+    }
+
+    /// Where connections wait to be accepted whose SYN nobody told of, an accept may be theirs.
+    fn doubt_crowded(&mut self, scan: &Scan) {
+        let crowded = scan.sockets.iter().filter(|sighting| sighting.is_crowded);
+        self.crowded.extend(crowded.map(|sighting| (sighting.netns, sighting.flow.local.port)));
+        if self.crowded.is_empty() {
+            return;
+        }
+        for (flow, holds) in &mut self.flows {
+            let here = |hold: &&mut Hold| self.crowded.contains(&(hold.netns, flow.local.port));
+            for hold in holds.iter_mut().filter(here).filter(|hold| hold.listener.is_some()) {
+                hold.doubt = Doubt::Lost;
+            }
+        }
+    }
+
+    fn learn_sighting(&mut self, sighting: &Sighting, scan: &Scan) {
+        let Sighting { cookie, netns, flow, holder, .. } = *sighting;
+        // Its SYN was told of, and so will be its accept.
+        let is_it = |hold: &Hold| hold.netns == netns && hold.socket.is_none() && hold.listener.is_some();
+        if self.flows.get(&flow).is_some_and(|holds| holds.iter().any(is_it)) {
+            return;
+        }
+        let new = Hold::seen(sighting, scan);
+        // That a connection began would have been told, unless it was lost.
+        let is_told = last_loss(&self.losses, scan.ended).is_none_or(|end| end < scan.began);
+        let socket = self.sockets.entry(cookie).or_default();
+        socket.heard = socket.heard.max(scan.began);
+        socket.see_holder(holder, scan);
+        if is_whole(flow) {
+            socket.flow.get_or_insert(flow);
+            let holds = self.flows.entry(flow).or_default();
+            match holds.iter_mut().find(|hold| hold.socket == Some(cookie)) {
+                Some(known) => {
+                    known.confirmed = known.confirmed.max(scan.began);
+                    if known.is_of_unknown_age() && is_told {
+                        known.from = known.from.min(new.from);
+                    }
+                }
+                // Nobody told that it got this flow, so it had it before there was anybody to tell.
+                None => insert_hold(holds, new),
+            }
+        } else if flow.protocol != Protocol::TCP && flow.local.port != 0 {
+            // What reaches a listening TCP socket is told by the kernel side, socket or not.
+            socket.bound = Some((flow.protocol, flow.local.port));
+            self.bound.see(sighting, scan);
         }
     }
 
@@ -234,7 +336,11 @@ impl Join {
     fn fade(&mut self, until: MonoTime, fading: Fading) {
         match fading {
             Fading::Socket(cookie) => {
-                if let Some(flow) = self.sockets.remove(&cookie).and_then(|socket| socket.flow) {
+                let Some(socket) = self.sockets.remove(&cookie) else { return };
+                if let Some(key) = socket.bound {
+                    self.bound.forget(key, cookie);
+                }
+                if let Some(flow) = socket.flow {
                     self.retain_holds(flow, |hold| hold.socket != Some(cookie));
                 }
             }
@@ -281,6 +387,7 @@ impl Join {
             !holds.is_empty()
         });
         self.sockets.retain(|_, socket| socket.heard >= loss_end);
+        self.bound.sweep(loss_end);
     }
 
     fn retain_holds(&mut self, flow: Flow, keep: impl FnMut(&Hold) -> bool) {
@@ -294,6 +401,10 @@ impl Join {
 
     fn learn_use(&mut self, news: &SocketNews, user: User) {
         let socket = self.sockets.entry(news.cookie).or_default();
+        // Who has it open says less than who uses it. The one use that a snapshot tells of is the first.
+        if socket.uses.first().is_some_and(|seen| seen.is_superseded_by(news, user)) {
+            socket.uses.remove(0);
+        }
         let Some(last) = socket.uses.last_mut() else {
             // Most sockets have one; a vector that grows by itself begins with four.
             socket.uses.reserve_exact(1);
@@ -381,7 +492,9 @@ impl Join {
         let mut new = Hold::new(news, Some(news.cookie), None);
         let waits = |hold: &&mut Hold| hold.netns == news.netns && hold.socket.is_none();
         // One more may wait to be accepted whose SYN is not known of.
-        if lost_since(&self.losses, news.at.minus(QUEUE_SLACK), news.at) {
+        let may_be_older = news.at < self.known_since.plus(QUEUE_SLACK)
+            && self.crowded.contains(&(news.netns, news.flow.local.port));
+        if may_be_older || lost_since(&self.losses, news.at.minus(QUEUE_SLACK), news.at) {
             new.doubt = Doubt::Lost;
         }
         if let Some(last) = holds.iter_mut().rfind(waits) {
@@ -403,6 +516,17 @@ impl Join {
     fn learn_close(&mut self, news: &SocketNews) {
         let socket = self.sockets.entry(news.cookie).or_default();
         socket.closed = Some(news.at);
+        if news.closed_by_other {
+            // The end of the connection is the doing of one, or of the other.
+            socket.uses.push(Use {
+                process: ONE_OF_SEVERAL,
+                tid: 0,
+                from: news.at,
+                confirmed: news.at,
+                handover: None,
+                found: Found::Socket,
+            });
+        }
         socket.last_sent = news.at.plus(if news.drained { CLOCK_ERROR } else { LINGER });
         if is_whole(news.flow) {
             self.learn_flow(news);
@@ -413,9 +537,10 @@ impl Join {
 
     /// Who was this end of the flow at that time?
     pub fn ask(&self, question: &Question) -> Answer {
-        let Some(holds) = self.flows.get(&question.flow) else { return self.nobody(question) };
+        let holds = self.flows.get(&question.flow).map_or(&[][..], Vec::as_slice);
         let mut answer: Option<Answer> = None;
         let mut asked_namespaces: [Option<NetNs>; 4] = [None; 4];
+        let mut answered = [None; 4];
         for hold in holds {
             if question.only_netns.is_some_and(|only| hold.netns != NetNs(0) && only != hold.netns) {
                 continue;
@@ -428,6 +553,11 @@ impl Join {
             };
             *free = Some(hold.netns);
             let mut here = self.ask_in_netns(holds, hold.netns, question);
+            if here != Answer::None(Reason::NoSocket)
+                && let Some(free) = answered.iter_mut().find(|answered| answered.is_none())
+            {
+                *free = Some(hold.netns);
+            }
             // A rival that is known from other times may be there now.
             if here == Answer::None(Reason::NoSocket) && self.is_in_shadow(question.at) {
                 here = Answer::None(Reason::EventsLost);
@@ -437,44 +567,43 @@ impl Join {
                 Some(before) => merge(before, here),
             });
         }
-        match answer {
-            None | Some(Answer::None(Reason::NoSocket)) => self.nobody(question),
-            Some(answer) => answer,
+        let nobody = Answer::None(Reason::NoSocket);
+        match merge(answer.unwrap_or(nobody), self.ask_bound(question, &answered)) {
+            answer if answer == nobody => self.nobody(question),
+            Answer::Owner(..) if question.at < self.known_since => Answer::None(Reason::Ambiguous),
+            answer => answer,
         }
     }
 
     /// Until when the answers about both ends of the flow stay what they are at `at`, if nothing new is learnt: the next
     /// of the times that any answer is compared with.
     pub fn stands_until(&self, flow: &Flow, at: MonoTime) -> MonoTime {
-        let mut until = MonoTime::from_ns(u64::MAX);
+        let mut until = if self.known_since > at { self.known_since } else { MonoTime::from_ns(u64::MAX) };
         let mut consider = |time: MonoTime| {
             if time > at {
                 until = until.min(time);
             }
         };
         for hold in [*flow, flow.reversed()].iter().filter_map(|flow| self.flows.get(flow)).flatten() {
-            let times = [hold.from.minus(SLACK), hold.from.minus(HOOK_SLACK), hold.from, hold.confirmed];
-            times.into_iter().for_each(&mut consider);
+            let begins = [SLACK, HOOK_SLACK, HANDSHAKE_ERROR].map(|time| hold.from.minus(time));
+            begins.into_iter().chain([hold.from, hold.confirmed]).for_each(&mut consider);
             hold.reopened.into_iter().for_each(&mut consider);
             for socket in [hold.socket, hold.listener].into_iter().flatten() {
                 let Some(socket) = self.sockets.get(&socket) else { continue };
-                let changes_soon = || socket.use_at(at).is_some_and(|used| socket.changes_soon(used, at));
-                if socket.handover_after(at).is_some() || socket.is_pool() && changes_soon() {
-                    // What is sent and what is acknowledged have different owners then.
+                if socket.is_between_users(at) {
                     return at;
                 }
-                let next_use = socket.uses.partition_point(|used| used.from <= at);
-                if let Some(next) = socket.uses.get(next_use) {
-                    [next.from.minus(SLACK), next.from].into_iter().for_each(&mut consider);
-                    let received = next.handover.map(|handover| handover.former_received);
-                    received.into_iter().for_each(|time| consider(time.plus(Duration::from_nanos(1))));
+                socket.consider(at, &mut consider);
+            }
+        }
+        for flow in [*flow, flow.reversed()] {
+            for bound in self.bound.at(flow) {
+                bound.consider(&mut consider);
+                let Some(socket) = self.sockets.get(&bound.cookie) else { continue };
+                if socket.is_between_users(at) {
+                    return at;
                 }
-                let ends = socket.closed.map(|closed| [closed, closed.plus(TCP_LINGER), socket.last_sent]);
-                ends.into_iter().flatten().for_each(|end| {
-                    consider(end);
-                    // What is asked about includes this very moment.
-                    consider(end.plus(Duration::from_nanos(1)));
-                });
+                socket.consider(at, &mut consider);
             }
         }
         // In order: what is over for longer than this has no say any more, nor has what was before it.
@@ -499,9 +628,20 @@ impl Join {
         }
     }
 
-    /// Whether a SYN was seen in the midst of the connection, and what it opened in another namespace may have been lost.
+    /// Whether a SYN was seen in the midst of the connection, and what it opened may have been lost: in another namespace,
+    /// or here, if a reset had ended the connection before its socket was closed.
     fn may_have_rival(&self, hold: &Hold) -> bool {
         hold.reopened.is_some_and(|syn| syn > hold.from.plus(HOOK_SLACK) && self.is_in_shadow(syn))
+    }
+
+    /// Whether nothing tells when this connection began, and another one of the flow was open: one of them was reset while
+    /// it waited to be accepted, and which of them was the first is not known.
+    fn has_twin<'a>(&self, hold: &Hold, mut others: impl Iterator<Item = &'a Hold>) -> bool {
+        let is_older = |other: &Hold| other.socket != hold.socket && other.from <= hold.from;
+        let was_open = |other: &Hold| closed_at(&self.sockets, other).is_none_or(|closed| closed > hold.from);
+        // Of what was seen again and again it is known how long it was there.
+        let is_told = self.scanned == MonoTime::default();
+        is_told && hold.is_of_unknown_age() && others.any(|other| is_older(other) && was_open(other))
     }
 
     fn is_in_shadow(&self, at: MonoTime) -> bool {
@@ -511,13 +651,13 @@ impl Join {
     fn ask_in_netns(&self, holds: &[Hold], netns: NetNs, question: &Question) -> Answer {
         let mut holds = holds.iter().filter(|hold| hold.netns == netns);
         if question.flow.protocol == Protocol::TCP {
+            let twins = holds.clone();
             let some_wait = holds.clone().any(|hold| hold.doubt != Doubt::None && hold.socket.is_none());
             return match self.connection_at(holds.clone(), question) {
                 Some(hold) if hold.doubt == Doubt::Lost => Answer::None(Reason::EventsLost),
                 Some(hold) if hold.is_doubtful(some_wait) => Answer::None(Reason::Ambiguous),
-                Some(hold) if question.only_netns.is_none() && self.may_have_rival(hold) => {
-                    Answer::None(Reason::EventsLost)
-                }
+                Some(hold) if self.may_have_rival(hold) => Answer::None(Reason::EventsLost),
+                Some(hold) if self.has_twin(hold, twins) => Answer::None(Reason::Ambiguous),
                 Some(hold) => self.owner_of(hold, question),
                 // Over, by its socket: which may be the socket of another one, that is not.
                 None if holds.any(|hold| hold.from <= question.at && hold.is_doubtful(some_wait)) => {
@@ -547,7 +687,7 @@ impl Join {
         for hold in holds {
             if hold.from <= question.at {
                 before = Some(hold);
-            } else if hold.can_precede(question.at) && after.is_none() {
+            } else if hold.can_precede(question.at) && hold.begins_with(question) && after.is_none() {
                 after = Some(hold);
             } else if question.opens && hold.is_told_late(question) && told_late.is_none() {
                 told_late = Some(hold);
@@ -615,7 +755,7 @@ impl Join {
             if is_doubtful {
                 return Answer::None(Reason::EventsLost);
             }
-            return socket.turn_at(used, question);
+            return socket.turn_at(&used, question);
         }
         if question.waited < SLACK {
             return Answer::None(Reason::TooLate);
@@ -635,6 +775,7 @@ impl Join {
                 Answer::None(Reason::Ambiguous)
             }
             [] => Answer::None(Reason::NoSocket),
+            [only, ..] if only.process == ONE_OF_SEVERAL => Answer::None(Reason::Ambiguous),
             [only, others @ ..] if others.iter().all(|other| other.process == only.process) => {
                 if self.lost_since(only.confirmed.max(socket.last_confirmed()), at) {
                     return Answer::None(Reason::EventsLost);
@@ -680,16 +821,79 @@ const fn is_whole(flow: Flow) -> bool {
 
 impl SocketState {
     /// Who used the socket at this time; the first user for all times before it.
-    fn use_at(&self, at: MonoTime) -> Option<&Use> {
+    fn use_at(&self, at: MonoTime) -> Option<Use> {
         let after = self.uses.partition_point(|used| used.from <= at);
-        if after == 0 && self.is_cut { None } else { self.uses.get(after.saturating_sub(1)) }
+        if after == 0 && self.is_cut {
+            return None;
+        }
+        let current = *self.uses.get(after.saturating_sub(1))?;
+        let next = self.uses.get(after).filter(|next| next.from.since(at) <= HOOK_SLACK);
+        Some(match next {
+            // Which of several it was shows when its call returns.
+            Some(next) if current.process == ONE_OF_SEVERAL => *next,
+            // Nothing is kept of an older socket, so that its user is not told before its first packet.
+            Some(next) if current.found == Found::Snapshot && next.process != current.process => {
+                Use { process: ONE_OF_SEVERAL, ..current }
+            }
+            _ => current,
+        })
+    }
+
+    /// A process was seen to have it open. That is nothing new where it is known who uses it.
+    fn see_holder(&mut self, holder: Holder, scan: &Scan) {
+        let process = match holder {
+            Holder::Nobody => return,
+            Holder::One(process) => process,
+            Holder::Unclear => ONE_OF_SEVERAL,
+        };
+        let seen = Use {
+            process,
+            tid: 0,
+            from: scan.ended,
+            confirmed: scan.began,
+            handover: None,
+            found: scan.found,
+        };
+        match self.uses.last_mut() {
+            None => self.uses.push(seen),
+            Some(last) if scan.found == Found::Procfs && last.process == process => {
+                last.confirmed = scan.began
+            }
+            Some(_) if scan.found == Found::Procfs => self.uses.push(seen),
+            Some(_) => {
+                // It was used since. By whom before, is known only if there was nobody else.
+                if let Some(first) = self.uses.first().filter(|first| first.from > scan.ended) {
+                    let process = if first.process == process { process } else { ONE_OF_SEVERAL };
+                    self.uses.insert(0, Use { process, ..seen });
+                }
+            }
+        }
+        self.cut_uses(scan.began);
+    }
+
+    /// The times after `at` that an answer about this socket depends on.
+    fn consider(&self, at: MonoTime, consider: &mut impl FnMut(MonoTime)) {
+        let next_use = self.uses.partition_point(|used| used.from <= at);
+        for used in self.uses.get(next_use).into_iter() {
+            [used.from, used.from.minus(HOOK_SLACK), used.from.minus(SLACK)]
+                .into_iter()
+                .for_each(&mut *consider);
+            let received = used.handover.map(|handover| handover.former_received);
+            received.into_iter().for_each(|time| consider(time.plus(Duration::from_nanos(1))));
+        }
+        let ends = self.closed.map(|closed| [closed, closed.plus(TCP_LINGER), self.last_sent]);
+        for end in ends.into_iter().flatten() {
+            consider(end);
+            // What is asked about includes this very moment.
+            consider(end.plus(Duration::from_nanos(1)));
+        }
     }
 
     /// Whose the packet is at this time of this use. What comes in after the user's last receive and before another process
     /// first receives is read by that one, which may have waited for it all the time: then it is that one's, if it had
     /// the socket by then; else it cannot be told which of the two had it. What the user itself sends is its own.
     fn turn_at(&self, used: &Use, question: &Question) -> Answer {
-        let mine = Answer::Owner(used.process, used.tid, Found::Socket);
+        let mine = used.answer();
         if question.sent && question.by_call || question.at < used.from {
             return mine;
         }
@@ -701,9 +905,7 @@ impl SocketState {
         }
         match self.handover_after(question.at) {
             Some((next, _)) if next.process == used.process => mine,
-            Some((next, handover)) if self.waited_at(question.at, handover) => {
-                Answer::Owner(next.process, next.tid, Found::Socket)
-            }
+            Some((next, handover)) if self.waited_at(question.at, handover) => next.answer(),
             Some(_) => Answer::None(Reason::Ambiguous),
             None => mine,
         }
@@ -741,6 +943,12 @@ impl SocketState {
         soon.into_iter().any(|other| other.process != used.process)
     }
 
+    /// Whether what is sent at this time and what comes in, or is acknowledged, may have different owners: then no answer stands.
+    fn is_between_users(&self, at: MonoTime) -> bool {
+        let changes_soon = || self.use_at(at).is_some_and(|used| self.changes_soon(&used, at));
+        self.handover_after(at).is_some() || self.is_pool() && changes_soon()
+    }
+
     fn is_shared(&self) -> bool {
         self.uses.windows(2).any(|pair| pair[0].process != pair[1].process)
     }
@@ -761,12 +969,19 @@ impl SocketState {
 
 impl Use {
     fn new(news: &SocketNews, user: User) -> Self {
-        Self {
-            process: user.process,
-            tid: user.tid,
-            from: user.since,
-            confirmed: news.at,
-            handover: user.handover,
+        let User { process, tid, since, handover } = user;
+        Self { process, tid, from: since, confirmed: news.at, handover, found: Found::Socket }
+    }
+
+    /// Whether it was only seen who had the socket open, at a time of which it is told now who used it.
+    fn is_superseded_by(&self, news: &SocketNews, user: User) -> bool {
+        self.found != Found::Socket && user.since <= self.from && self.from <= news.at
+    }
+
+    const fn answer(&self) -> Answer {
+        match self.process {
+            ONE_OF_SEVERAL => Answer::None(Reason::Ambiguous),
+            process => Answer::Owner(process, self.tid, self.found),
         }
     }
 
@@ -791,6 +1006,26 @@ impl Hold {
         }
     }
 
+    /// Of a socket that was seen with its flow. The kernel side tells of each TCP connection that begins: one that it did
+    /// not tell of is older than the scan.
+    fn seen(sighting: &Sighting, scan: &Scan) -> Self {
+        let Sighting { cookie, netns, flow, .. } = *sighting;
+        let is_older = scan.found == Found::Snapshot && flow.protocol == Protocol::TCP;
+        let from = if is_older { scan.began } else { scan.ended };
+        Self {
+            netns,
+            from,
+            existed: MonoTime::default(),
+            confirmed: scan.began,
+            listener: None,
+            socket: Some(cookie),
+            accepted: from,
+            doubt: Doubt::None,
+            reopened: None,
+            fades: false,
+        }
+    }
+
     /// Whether a packet of a time before the flow was first heard of can be the one by which it was heard of.
     fn can_precede(&self, at: MonoTime) -> bool {
         self.from.since(at) <= HOOK_SLACK && self.existed <= at
@@ -802,6 +1037,13 @@ impl Hold {
         let delay = self.from.since(question.at);
         let is_final = question.waited >= SLACK;
         !question.sent && is_final && delay > HOOK_SLACK && delay <= SLACK && self.existed <= question.at
+    }
+
+    /// Whether a packet before the first event of an incoming connection can be its own: that event tells of a SYN, and what
+    /// else comes before it, but for the error of the clocks, is the end of an older one.
+    fn begins_with(&self, question: &Question) -> bool {
+        let is_syn = question.opens && !question.sent;
+        self.listener.is_none() || is_syn || self.from.since(question.at) <= HANDSHAKE_ERROR
     }
 
     /// Whether nothing tells when it began: any loss may have been of its former user.
@@ -875,6 +1117,7 @@ fn merge(a: Answer, b: Answer) -> Answer {
     }
 }
 
+mod bound;
 #[cfg(test)]
 mod simulator;
 #[cfg(test)]

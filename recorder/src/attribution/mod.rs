@@ -7,6 +7,7 @@
 mod attributor;
 pub mod event;
 mod fragments;
+mod identities;
 pub mod join;
 #[cfg(target_os = "linux")]
 pub mod linux;

@@ -3,9 +3,9 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use crate::attribution::linux::ebpf::{
-    DEFAULT_EVENT_BYTES, EbpfError, KernelSide, Need, Report, State, Wanted,
-};
+use crate::attribution::linux::ebpf::{DEFAULT_EVENT_BYTES, KernelSide, Need, Report, State, Wanted};
+use crate::attribution::linux::procfs::{Hidden, ScanError, Scanner};
+use crate::model::Found;
 use crate::source::{self, Capture, CaptureOptions};
 
 /// The arguments of `recorder doctor`.
@@ -32,19 +32,22 @@ struct Finding {
 }
 
 /// Tries everything that a recording needs, and tells. Exit code 0 if packets can be recorded with their owners, 1 if
-/// only without, 2 if not at all.
+/// only with some of them or none, 2 if not at all.
 pub fn run(args: &DoctorArgs, out: &mut dyn Write) -> io::Result<ExitCode> {
     let mut findings = vec![capture()];
     let can_record = findings.iter().all(|finding| finding.state == "ok");
     let before = findings.len();
     hooks(&mut findings);
     let can_attribute = findings[before..].iter().all(|finding| finding.state != "missing");
+    let lookup = lookup();
+    let can_look_up = lookup.state != "missing";
+    findings.push(lookup);
     if args.json {
         serde_json::to_writer_pretty(&mut *out, &findings)?;
         writeln!(out)?;
     } else {
         findings.iter().try_for_each(|finding| write_finding(finding, out))?;
-        writeln!(out, "\n{}", verdict(can_record, can_attribute))?;
+        writeln!(out, "\n{}", verdict(can_record, can_attribute, can_look_up))?;
     }
     Ok(match (can_record, can_attribute) {
         (true, true) => ExitCode::SUCCESS,
@@ -53,11 +56,35 @@ pub fn run(args: &DoctorArgs, out: &mut dyn Write) -> io::Result<ExitCode> {
     })
 }
 
-const fn verdict(can_record: bool, can_attribute: bool) -> &'static str {
-    match (can_record, can_attribute) {
-        (true, true) => "recording works here, with owners",
-        (true, false) => "recording works here, but without owners",
-        (false, _) => "recording does not work here",
+const fn verdict(can_record: bool, can_attribute: bool, can_look_up: bool) -> &'static str {
+    match (can_record, can_attribute, can_look_up) {
+        (true, true, _) => "recording works here, with owners",
+        (true, false, true) => {
+            "recording works here, with the owners of long-lived sockets only (--attribution procfs)"
+        }
+        (true, false, false) => "recording works here, but without owners",
+        (false, ..) => "recording does not work here",
+    }
+}
+
+fn lookup() -> Finding {
+    let mut scanner = Scanner::default();
+    let (state, detail, remedy) = match scanner.scan(Found::Procfs) {
+        Ok(scan) => {
+            let hidden = scanner.hidden();
+            let state = if hidden == Hidden::default() { "ok" } else { "partly" };
+            let mut detail = vec![format!("{} sockets seen", scan.sockets.len())];
+            detail.extend(hidden.in_words());
+            (state, detail.join("; "), None)
+        }
+        Err(error) => ("missing", error.to_string(), Some(ScanError::REMEDY.to_owned())),
+    };
+    Finding {
+        what: "sock_diag and /proc".into(),
+        purpose: "to know the sockets from before the start, and all of them where eBPF is refused".into(),
+        state,
+        detail,
+        remedy,
     }
 }
 
@@ -88,23 +115,9 @@ fn hooks(findings: &mut Vec<Finding>) {
             what: "eBPF".into(),
             purpose: "to learn which process uses which socket".into(),
             state: "missing",
-            remedy: Some(remedy_without_ebpf(&error).into()),
+            remedy: Some(error.remedy().into()),
             detail: error.to_string(),
         }),
-    }
-}
-
-const fn remedy_without_ebpf(error: &EbpfError) -> &'static str {
-    match error {
-        EbpfError::Offsets(_) => {
-            "use a kernel with CONFIG_DEBUG_INFO_BTF=y, as all large distributions build it"
-        }
-        EbpfError::Cgroup(_) => {
-            "mount the cgroup2 tree, or run as root so that it can be opened without mounting"
-        }
-        EbpfError::Load(_) | EbpfError::Base { .. } => {
-            "run with sudo, or give the binary CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN"
-        }
     }
 }
 

@@ -34,7 +34,8 @@ pub struct RecordArgs {
     #[arg(long, help_heading = "Capture")]
     pub promiscuous: bool,
 
-    /// How owners are found: ebpf fails where eBPF does not work; auto then records without owners, and says so
+    /// How owners are found: ebpf fails where eBPF does not work; procfs looks them up in /proc, which misses what is
+    /// short-lived; auto is ebpf where it works, else procfs, and says so
     #[arg(long, value_enum, default_value_t = Mode::Auto, help_heading = "Attribution")]
     pub attribution: Mode,
     /// The size of the kernel's ring for socket events, rounded up to a power of two; what does not fit is counted as lost
@@ -80,6 +81,8 @@ pub enum Mode {
     Auto,
     /// eBPF or nothing.
     Ebpf,
+    /// What sock_diag and /proc show.
+    Procfs,
     /// Not at all.
     None,
 }
@@ -136,6 +139,7 @@ fn plan(args: RecordArgs) -> Plan {
     let mode = match attribution {
         Mode::Auto => AttributionMode::Auto,
         Mode::Ebpf => AttributionMode::Ebpf,
+        Mode::Procfs => AttributionMode::Procfs,
         Mode::None => AttributionMode::None,
     };
     let default_name = || chrono::Local::now().format("recorder-%Y%m%d-%H%M%S.pcapng").to_string().into();
@@ -175,8 +179,16 @@ fn limits(args: &RecordArgs) -> Limits {
 /// command failed; 2: nothing usable was done.
 pub fn run(args: RecordArgs) -> ExitCode {
     let mut screen = Screen::new(args.quiet);
-    if args.attribution == Mode::None && !args.command.is_empty() {
-        screen.error("a command is recorded by its processes, so --attribution none cannot go with it", None);
+    let without_descendants = match args.attribution {
+        Mode::None => Some("none"),
+        Mode::Procfs => Some("procfs"),
+        Mode::Auto | Mode::Ebpf => None,
+    };
+    if let (Some(mode), false) = (without_descendants, args.command.is_empty()) {
+        screen.error(
+            &format!("a command is recorded with all its descendants, which --attribution {mode} does not know"),
+            Some("leave --attribution out, which needs eBPF; or record everybody, and run the command by itself"),
+        );
         return ExitCode::from(2);
     }
     let plan = plan(args);

@@ -65,14 +65,29 @@ fn print_line(text: &str) {
 
 impl Observer for Screen {
     fn ready(&mut self, interfaces: &str, attribution: &Attributing) {
-        if let Attributing::Unavailable(error) = attribution {
-            self.error(
-                &format!("packets get no owner: {error}"),
-                Some("`recorder doctor` tells what to do about it"),
-            );
+        let doctor = Some("`recorder doctor` tells what to do about it");
+        match attribution {
+            Attributing::Unavailable(error, lookup) => {
+                self.error(&format!("packets get no owner: {error}; {lookup}"), doctor);
+            }
+            Attributing::Procfs { refused: Some(error), .. } => {
+                let text = "owners are looked up in /proc, which misses what is short-lived, because eBPF is refused";
+                self.error(&format!("{text}: {error}"), doctor);
+            }
+            Attributing::Ebpf { snapshot: Err(error), .. } => {
+                self.note(&format!(
+                    "sockets from before the start are not known until they are used: {error}"
+                ));
+            }
+            _ => {}
+        }
+        if let Attributing::Procfs { hidden, .. } | Attributing::Ebpf { snapshot: Ok(hidden), .. } =
+            attribution
+        {
+            hidden.in_words().iter().for_each(|words| self.note(words));
         }
         // A missing hook that follows sockets makes attribution less exact, which is worth a line each.
-        if let Attributing::Ebpf(reports) = attribution
+        if let Attributing::Ebpf { reports, .. } = attribution
             && !self.quiet
         {
             let refused = reports.iter().filter(|report| matches!(report.state, State::Refused(_)));
@@ -82,8 +97,9 @@ impl Observer for Screen {
             }
         }
         let by = match attribution {
-            Attributing::Ebpf(_) => "owners by eBPF",
-            Attributing::Off | Attributing::Unavailable(_) => "without owners",
+            Attributing::Ebpf { .. } => "owners by eBPF",
+            Attributing::Procfs { .. } => "owners by /proc",
+            Attributing::Off | Attributing::Unavailable(..) => "without owners",
         };
         // Also with --quiet: scripts wait for this line.
         self.print(&format!("recording on {interfaces}, {by}"));
@@ -179,9 +195,14 @@ fn attribution(text: &mut String, statistics: &Statistics) {
     }
     let _ =
         writeln!(text, "{} packets attributed ({})", counts.attributed(), share(counts.attributed(), total));
-    let by_listener = counts.found(Found::Listener);
-    if by_listener > 0 {
-        let _ = writeln!(text, "  of these by their listening socket: {by_listener}");
+    for (found, how) in [
+        (Found::Snapshot, "by a socket from before the start"),
+        (Found::Listener, "by their listening socket"),
+        (Found::Procfs, "by what /proc showed before and after them"),
+    ] {
+        if counts.found(found) > 0 {
+            let _ = writeln!(text, "  of these {how}: {}", counts.found(found));
+        }
     }
     for reason in Reason::ALL {
         if counts.without(reason) > 0 {

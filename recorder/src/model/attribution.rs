@@ -16,8 +16,27 @@ pub struct Owner {
 pub enum Found {
     /// The kernel told which socket held the flow, and which process used that socket.
     Socket,
+    /// The socket is older than the recording; one process held it at the start, and nothing else was heard since.
+    Snapshot,
     /// The connection came in through a listening socket and nobody has accepted it yet.
     Listener,
+    /// The socket was seen both before and after the packet, held by this process alone.
+    Procfs,
+}
+
+impl Found {
+    /// All ways, the most certain first.
+    pub const ALL: [Self; 4] = [Self::Socket, Self::Snapshot, Self::Listener, Self::Procfs];
+
+    /// The word for summaries and files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Socket => "by socket",
+            Self::Snapshot => "by snapshot",
+            Self::Listener => "by listener",
+            Self::Procfs => "by procfs",
+        }
+    }
 }
 
 /// Why a packet has no owner.
@@ -39,11 +58,13 @@ pub enum Reason {
     EventsLost,
     /// The ring was too full to wait until the answer was certain.
     TooLate,
+    /// Owners are looked up in /proc, and no socket was seen there both before and after the packet.
+    NotSeen,
 }
 
 impl Reason {
     /// All reasons, in the order in which they are reported.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Off,
         Self::NotIp,
         Self::NoSocket,
@@ -52,6 +73,7 @@ impl Reason {
         Self::Ambiguous,
         Self::EventsLost,
         Self::TooLate,
+        Self::NotSeen,
     ];
 
     /// The word for summaries and files.
@@ -65,6 +87,7 @@ impl Reason {
             Self::Ambiguous => "ambiguous",
             Self::EventsLost => "events lost",
             Self::TooLate => "too late",
+            Self::NotSeen => "not seen",
         }
     }
 }

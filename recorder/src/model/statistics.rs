@@ -19,8 +19,7 @@ pub struct InterfaceCounts {
 /// How many packets have an owner, and why the others have none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AttributionCounts {
-    by_socket: u64,
-    by_listener: u64,
+    found: [u64; Found::ALL.len()],
     without: [u64; Reason::ALL.len()],
 }
 
@@ -28,18 +27,14 @@ impl AttributionCounts {
     /// Counts one packet.
     pub fn count(&mut self, attribution: &Attribution) {
         match attribution {
-            Attribution::Known { found: Found::Socket, .. } => self.by_socket += 1,
-            Attribution::Known { found: Found::Listener, .. } => self.by_listener += 1,
+            Attribution::Known { found, .. } => self.found[*found as usize] += 1,
             Attribution::Unknown(reason) => self.without[*reason as usize] += 1,
         }
     }
 
     /// Adds `packets` with an owner found this way, as counted elsewhere (read from a file, or by another thread).
     pub const fn add_found(&mut self, found: Found, packets: u64) {
-        match found {
-            Found::Socket => self.by_socket += packets,
-            Found::Listener => self.by_listener += packets,
-        }
+        self.found[found as usize] += packets;
     }
 
     /// Adds `packets` without an owner for this reason, as counted elsewhere.
@@ -48,16 +43,13 @@ impl AttributionCounts {
     }
 
     /// Packets with at least one owner.
-    pub const fn attributed(&self) -> u64 {
-        self.by_socket + self.by_listener
+    pub fn attributed(&self) -> u64 {
+        self.found.iter().sum()
     }
 
     /// Packets with an owner found this way.
     pub const fn found(&self, found: Found) -> u64 {
-        match found {
-            Found::Socket => self.by_socket,
-            Found::Listener => self.by_listener,
-        }
+        self.found[found as usize]
     }
 
     /// Packets without an owner for this reason.

@@ -5,7 +5,7 @@
 //! whole file: attributed 120; by socket 118; by listener 2; no socket 7; kernel 3; socket events lost 0; \
 //!     dropped by kernel on all interfaces 5 (shared)
 //! ```
-//! Each is a list of words and a number. Reasons that no packet had are left out.
+//! Each is a list of words and a number. Reasons that no packet had are left out, and so are snapshot and procfs.
 
 use std::fmt::Write as _;
 
@@ -28,8 +28,6 @@ const WHOLE_FILE: &str = "whole file: ";
 const WRITTEN: &str = "written";
 const DROPPED_BY_US: &str = "dropped by recorder";
 const ATTRIBUTED: &str = "attributed";
-const BY_SOCKET: &str = "by socket";
-const BY_LISTENER: &str = "by listener";
 const EVENTS_LOST: &str = "socket events lost";
 const DROPPED_TOGETHER: &str = "dropped by kernel on all interfaces";
 const SHARED: &str = " (shared)";
@@ -72,16 +70,18 @@ pub(super) fn block(
 
 fn whole_file(statistics: &Statistics, is_shared: bool) -> String {
     let Statistics { attribution, events_lost, dropped_by_kernel, .. } = statistics;
-    let mut text = format!(
-        "{WHOLE_FILE}{ATTRIBUTED} {}; {BY_SOCKET} {}; {BY_LISTENER} {}",
-        attribution.attributed(),
-        attribution.found(Found::Socket),
-        attribution.found(Found::Listener),
-    );
+    let mut text = format!("{WHOLE_FILE}{ATTRIBUTED} {}", attribution.attributed());
+    for found in Found::ALL {
+        let count = attribution.found(found);
+        // Two ways that every recording with eBPF has, and those that this one had.
+        if count > 0 || matches!(found, Found::Socket | Found::Listener) {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "; {} {count}", found.name());
+        }
+    }
     for reason in Reason::ALL {
         let count = attribution.without(reason);
         if count > 0 {
-            // Writing to a String cannot fail.
             let _ = write!(text, "; {} {count}", reason.name());
         }
     }
@@ -159,11 +159,12 @@ fn read_comment(text: &str, counts: &mut InterfaceCounts, statistics: &mut Stati
         let mut attribution = AttributionCounts::default();
         for (word, count) in pairs(list) {
             match word {
-                BY_SOCKET => attribution.add_found(Found::Socket, count),
-                BY_LISTENER => attribution.add_found(Found::Listener, count),
                 EVENTS_LOST => statistics.events_lost = count,
                 DROPPED_TOGETHER => statistics.dropped_by_kernel = count,
                 _ => {
+                    if let Some(found) = Found::ALL.into_iter().find(|found| found.name() == word) {
+                        attribution.add_found(found, count);
+                    }
                     if let Some(reason) = Reason::ALL.into_iter().find(|reason| reason.name() == word) {
                         attribution.add_without(reason, count);
                     }

@@ -6,6 +6,7 @@
 mod clock;
 mod command;
 mod recording;
+mod scans;
 mod stop;
 
 use std::ffi::OsString;
@@ -15,6 +16,7 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use crate::attribution::linux::ebpf::{EbpfError, Report};
+use crate::attribution::linux::procfs::{Hidden, ScanError};
 use crate::model::{ProcessIndex, ProcessTable, Statistics};
 use crate::output::CreateError;
 use crate::pcapng::Annotate;
@@ -27,10 +29,12 @@ pub use stop::{Signals, Why};
 /// How owners are found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttributionMode {
-    /// By eBPF where it works; else not at all, and the recording says why.
+    /// By eBPF where it works; else by what /proc shows, and the recording says why.
     Auto,
     /// By eBPF, or the recording fails.
     Ebpf,
+    /// By what sock_diag and /proc show, or the recording fails.
+    Procfs,
     /// Not at all.
     None,
 }
@@ -119,12 +123,24 @@ pub trait Observer {
 /// How owners are found in this recording.
 #[derive(Debug)]
 pub enum Attributing {
-    /// By eBPF; with what became of each hook.
-    Ebpf(Vec<Report>),
+    /// By eBPF.
+    Ebpf {
+        /// What became of each hook.
+        reports: Vec<Report>,
+        /// What the scan for older sockets could not look into, or why there was none.
+        snapshot: Result<Hidden, ScanError>,
+    },
+    /// By what sock_diag and /proc show.
+    Procfs {
+        /// Why not by eBPF; none if that was not asked for.
+        refused: Option<EbpfError>,
+        /// What cannot be looked into.
+        hidden: Hidden,
+    },
     /// Not at all, because that was asked for.
     Off,
-    /// Not at all, because it does not work here.
-    Unavailable(EbpfError),
+    /// Not at all, because neither works here.
+    Unavailable(EbpfError, ScanError),
 }
 
 /// A finished recording.
@@ -159,6 +175,9 @@ pub enum Error {
     /// Owners cannot be found in the way that was asked for, or that is needed.
     #[error("cannot find the owners of packets: {0}")]
     Attribution(#[from] EbpfError),
+    /// Owners cannot be found in /proc, as was asked for.
+    #[error("cannot find the owners of packets: {0}")]
+    Scan(#[from] ScanError),
     /// The file cannot be created.
     #[error(transparent)]
     Create(#[from] CreateError),
@@ -185,9 +204,10 @@ impl Error {
     pub fn remedy(&self) -> Option<String> {
         match self {
             Self::Source(error) => error.remedy(),
-            Self::Attribution(_) => {
-                Some("needs root, or CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN; `recorder doctor` tells what is missing".into())
+            Self::Attribution(error) => {
+                Some(format!("{}; `recorder doctor` tells what is missing", error.remedy()))
             }
+            Self::Scan(_) => Some(ScanError::REMEDY.into()),
             Self::Create(_) | Self::System { .. } => None,
             Self::Command { .. } => Some("nothing was recorded".into()),
         }

@@ -6,14 +6,17 @@ use std::process::{Child, ExitStatus};
 use std::time::Duration;
 
 use super::clock::ClockOffset;
+use super::scans::Scans;
 use super::{Attributing, AttributionMode, Error, Finished, Observer, Plan, Progress, Signals, Why, command};
-use crate::attribution;
-use crate::attribution::linux::ebpf::{KernelSide, Wanted};
+use crate::attribution::event::{Event as SocketEvent, Scan};
+use crate::attribution::linux::ebpf::{KernelSide, State, Wanted};
 use crate::attribution::linux::process::ProcessDetails;
+use crate::attribution::linux::procfs::{Hidden, ScanError, Scanner};
 use crate::attribution::linux::{now, own_netns};
 use crate::attribution::{Attributor, Context, join};
 use crate::model::{
-    Attribution, Interface, InterfaceCounts, LinkType, MonoTime, Owner, Packet, RealTime, Reason, Statistics,
+    Attribution, Found, Interface, InterfaceCounts, LinkType, MonoTime, Owner, Packet, RealTime, Reason,
+    Statistics,
 };
 use crate::output::Output;
 use crate::pcapng::{SectionInfo, Writer};
@@ -37,6 +40,8 @@ const FLUSH_EVERY: Duration = Duration::from_millis(500);
 const CARE_EVERY: Duration = Duration::from_secs(1);
 /// How often a loss may have everything announced anew.
 const MEND_EVERY: Duration = Duration::from_millis(100);
+/// How long after a scan the events from before its end are there for certain.
+const SCAN_SETTLES: Duration = Duration::from_millis(2);
 /// How long packets may come after the command has ended: its last acknowledgements.
 const AFTERMATH: Duration = Duration::from_millis(200);
 /// How long a command that was told to stop is waited for.
@@ -50,24 +55,40 @@ const LAST_PACKETS: Duration = Duration::from_secs(10);
 /// If nothing could be recorded. What goes wrong later is in [`Finished::failure`], and a file exists.
 pub fn record(plan: &Plan, signals: &Signals, observer: &mut dyn Observer) -> Result<Finished, Error> {
     let capture = Capture::open(&plan.capture)?;
-    let (kernel_side, attributing) = attach(plan)?;
+    let (witness, scan, attributing) = attach(plan)?;
     let owner = plan.invoker.as_ref().map(|invoker| (invoker.uid, invoker.gid));
     let output = Output::create(&plan.path, plan.force, owner)?;
     for note in capture.notes() {
         observer.note(note);
     }
     observer.ready(&interfaces_in_words(&plan.capture.interfaces), &attributing);
-    let mut recording = Recording::new(plan, capture, kernel_side, output, &attributing);
+    let mut recording = Recording::new(plan, capture, witness, output, &attributing);
+    recording.expect(scan);
     recording.start_command()?;
     let why = recording.run(signals, observer);
     recording.end(why, observer)
 }
 
-/// Loads the kernel side, or finds out why not.
-fn attach(plan: &Plan) -> Result<(Option<KernelSide>, Attributing), Error> {
+/// Who tells which process has which socket.
+enum Witness {
+    /// The kernel side, as it happens.
+    Ebpf(Box<KernelSide>),
+    /// /proc, as it is looked at.
+    Procfs(Scans),
+    Nobody,
+}
+
+/// Loads the kernel side, or finds out why not and what else works; then looks at the sockets that are there.
+fn attach(plan: &Plan) -> Result<(Witness, Option<Scan>, Attributing), Error> {
     let with_command = !plan.command.is_empty();
-    if plan.attribution == AttributionMode::None {
-        return Ok((None, Attributing::Off));
+    match plan.attribution {
+        AttributionMode::None => return Ok((Witness::Nobody, None, Attributing::Off)),
+        AttributionMode::Procfs => {
+            let (scans, scan) = Scans::begin()?;
+            let hidden = scans.hidden();
+            return Ok((Witness::Procfs(scans), Some(scan), Attributing::Procfs { refused: None, hidden }));
+        }
+        AttributionMode::Auto | AttributionMode::Ebpf => {}
     }
     let wanted = Wanted {
         descendants: with_command,
@@ -77,12 +98,27 @@ fn attach(plan: &Plan) -> Result<(Option<KernelSide>, Attributing), Error> {
     match KernelSide::attach(wanted) {
         Ok(kernel_side) => {
             let reports = kernel_side.reports().to_vec();
-            Ok((Some(kernel_side), Attributing::Ebpf(reports)))
+            let (scan, snapshot) = take_snapshot()
+                .map_or_else(|error| (None, Err(error)), |(scan, hidden)| (Some(scan), Ok(hidden)));
+            Ok((Witness::Ebpf(Box::new(kernel_side)), scan, Attributing::Ebpf { reports, snapshot }))
         }
         // Without owners nobody knows which packets are the command's.
         Err(error) if plan.attribution == AttributionMode::Ebpf || with_command => Err(error.into()),
-        Err(error) => Ok((None, Attributing::Unavailable(error))),
+        Err(error) => Ok(match Scans::begin() {
+            Ok((scans, scan)) => {
+                let hidden = scans.hidden();
+                (Witness::Procfs(scans), Some(scan), Attributing::Procfs { refused: Some(error), hidden })
+            }
+            Err(lookup) => (Witness::Nobody, None, Attributing::Unavailable(error, lookup)),
+        }),
     }
+}
+
+/// The sockets that are older than the hooks. Looked up when these are attached, so that nothing falls between.
+fn take_snapshot() -> Result<(Scan, Hidden), ScanError> {
+    let mut scanner = Scanner::default();
+    let scan = scanner.scan(Found::Snapshot)?;
+    Ok((scan, scanner.hidden()))
 }
 
 fn interfaces_in_words(selection: &Selection) -> String {
@@ -95,14 +131,16 @@ fn interfaces_in_words(selection: &Selection) -> String {
 struct Recording<'a> {
     plan: &'a Plan,
     capture: Capture,
-    kernel_side: Option<KernelSide>,
+    witness: Witness,
+    /// What was seen and is not handed on yet, because events from before may be on their way.
+    scan: Option<Scan>,
     attributor: Attributor,
     writer: Writer<Output>,
     path: PathBuf,
     command: Option<Child>,
     clock: ClockOffset,
     /// What was taken out of the kernel's ring; empty between two rounds.
-    events: Vec<attribution::event::Event>,
+    events: Vec<SocketEvent>,
     statistics: Statistics,
     by_process: Vec<u64>,
     written: u64,
@@ -118,6 +156,8 @@ struct Recording<'a> {
     mended: MonoTime,
     /// The last round ended with packets left that were due.
     is_behind: bool,
+    /// A scan failed, and the user was told.
+    is_blind: bool,
     /// A loss was seen, and not everything has been announced anew since.
     to_mend: bool,
     failure: Option<io::Error>,
@@ -127,7 +167,7 @@ impl<'a> Recording<'a> {
     fn new(
         plan: &'a Plan,
         capture: Capture,
-        kernel_side: Option<KernelSide>,
+        witness: Witness,
         output: Output,
         attributing: &Attributing,
     ) -> Self {
@@ -136,7 +176,8 @@ impl<'a> Recording<'a> {
         Self {
             plan,
             capture,
-            kernel_side,
+            witness,
+            scan: None,
             attributor: Attributor::new(own_netns(), ProcessDetails::new()),
             writer: Writer::new(output, plan.annotate, &section(plan, attributing)),
             path,
@@ -155,6 +196,7 @@ impl<'a> Recording<'a> {
             cared: MonoTime::default(),
             mended: mono,
             is_behind: false,
+            is_blind: false,
             to_mend: false,
             failure: None,
         }
@@ -162,7 +204,7 @@ impl<'a> Recording<'a> {
 
     /// Starts the command, if there is one; whatever it forks is known to the kernel side from its first moment.
     fn start_command(&mut self) -> Result<(), Error> {
-        let (Some(kernel_side), false) = (&mut self.kernel_side, self.plan.command.is_empty()) else {
+        let (Witness::Ebpf(kernel_side), false) = (&mut self.witness, self.plan.command.is_empty()) else {
             return Ok(());
         };
         kernel_side.track_children()?;
@@ -237,6 +279,7 @@ impl<'a> Recording<'a> {
             self.failure.get_or_insert(error);
         }
         let real = self.take_events();
+        self.look(observer);
         self.write_until(RealTime::from_ns(real.as_ns().saturating_sub(self.hold_back().as_nanos() as u64)));
         self.tell(observer);
         self.flush(self.flushed.plus(self.flush_interval()));
@@ -251,7 +294,14 @@ impl<'a> Recording<'a> {
         match self.capture.next_time() {
             // Some were due already when the last round began.
             Some(_) if self.is_behind => Duration::ZERO,
-            Some(oldest) => hold_back.saturating_sub(real.since(oldest)).clamp(SHORTEST_ROUND, ROUND),
+            Some(oldest) => {
+                // Waiting for a scan is over when it is due: a packet's own time does not tell.
+                let scan = match &self.witness {
+                    Witness::Procfs(scans) => scans.due(true).since(now().1),
+                    Witness::Ebpf(_) | Witness::Nobody => hold_back.saturating_sub(real.since(oldest)),
+                };
+                scan.clamp(SHORTEST_ROUND, ROUND)
+            }
             None => ROUND,
         }
     }
@@ -263,13 +313,14 @@ impl<'a> Recording<'a> {
             Selection::Any => true,
             Selection::Named(names) => names.len() == 1,
         };
-        match (&self.kernel_side, one_ring) {
-            (Some(_), true) if self.capture.fill() > PRESSURE => SHORT_SLACK,
-            (Some(_), false) if self.capture.fill() > PRESSURE => SETTLING,
-            (Some(_), _) => join::SLACK.max(SETTLING),
+        match (&self.witness, one_ring) {
             // Nothing to wait for but the order of several rings.
-            (None, true) => Duration::ZERO,
-            (None, false) => SETTLING,
+            (Witness::Nobody, true) => Duration::ZERO,
+            (Witness::Nobody, false) => SETTLING,
+            (_, true) if self.capture.fill() > PRESSURE => SHORT_SLACK,
+            (_, false) if self.capture.fill() > PRESSURE => SETTLING,
+            (Witness::Ebpf(_), _) => join::SLACK.max(SETTLING),
+            (Witness::Procfs(scans), _) => scans.hold_back(now().1).max(SETTLING),
         }
     }
 
@@ -278,7 +329,7 @@ impl<'a> Recording<'a> {
         let measured = now();
         self.clock.measure(measured);
         let (real, mono) = measured;
-        let Some(kernel_side) = &mut self.kernel_side else {
+        let Witness::Ebpf(kernel_side) = &mut self.witness else {
             self.watermark = mono;
             return real;
         };
@@ -307,9 +358,43 @@ impl<'a> Recording<'a> {
         real
     }
 
+    /// Takes the first look at the sockets, to hand it on when all events from before are there.
+    fn expect(&mut self, scan: Option<Scan>) {
+        if scan.as_ref().is_some_and(|scan| scan.found == Found::Snapshot) {
+            self.attributor.expect_snapshot();
+        }
+        self.scan = scan;
+    }
+
+    /// Looks at the sockets, if nobody tells of them; hands on what was seen.
+    fn look(&mut self, observer: &mut dyn Observer) {
+        if let Witness::Procfs(scans) = &mut self.witness {
+            match scans.look(self.watermark, self.capture.next_time().is_some()) {
+                Some(Ok(scan)) => self.attributor.scanned(scan),
+                Some(Err(error)) if !self.is_blind => {
+                    self.is_blind = true;
+                    observer.note(&format!("packets get no owner for now: {error}"));
+                }
+                Some(Err(_)) | None => {}
+            }
+        }
+        if let Some(scan) = self.scan.take_if(|scan| scan.ended.plus(SCAN_SETTLES) <= self.watermark) {
+            self.attributor.scanned(scan);
+        }
+    }
+
+    /// All that happened before this time is known, less what was lost.
+    fn known_until(&self) -> MonoTime {
+        match &self.witness {
+            Witness::Procfs(scans) => scans.known_until(),
+            Witness::Ebpf(_) | Witness::Nobody => self.watermark,
+        }
+    }
+
     /// Writes the packets up to `deadline`, or the first [`MOST_AT_ONCE`] of them.
     fn write_until(&mut self, deadline: RealTime) {
         self.is_behind = false;
+        let known_until = self.known_until();
         for _ in 0..MOST_AT_ONCE {
             if self.failure.is_some() || self.is_full() {
                 return;
@@ -323,12 +408,12 @@ impl<'a> Recording<'a> {
             let id = packet.interface.0 as usize;
             let (Some(interface), Some(origin)) = (interfaces.get(id), origins.get(id)) else { continue };
             let (link_type, origin) = (interface.link_type, *origin);
-            let attribution = match &self.kernel_side {
-                Some(_) => {
-                    let context = context(&self.clock, self.watermark, &packet, link_type, origin);
+            let attribution = match &self.witness {
+                Witness::Ebpf(_) | Witness::Procfs(_) => {
+                    let context = context(&self.clock, known_until, &packet, link_type, origin);
                     self.attributor.attribute(&packet, &context)
                 }
-                None => Attribution::Unknown(Reason::Off),
+                Witness::Nobody => Attribution::Unknown(Reason::Off),
             };
             if id >= self.statistics.interfaces.len() {
                 self.statistics.interfaces.resize(id + 1, InterfaceCounts::default());
@@ -519,13 +604,13 @@ fn add_interfaces(writer: &mut Writer<Output>, count: &mut usize, known: &[Inter
 /// What a packet's attribution depends on besides its bytes.
 fn context(
     clock: &ClockOffset,
-    watermark: MonoTime,
+    known_until: MonoTime,
     packet: &Packet<'_>,
     link_type: LinkType,
     origin: InterfaceOrigin,
 ) -> Context {
     let at = clock.mono(packet.time);
-    Context { link_type, is_loopback: origin.is_loopback, at, waited: watermark.since(at) }
+    Context { link_type, is_loopback: origin.is_loopback, at, waited: known_until.since(at) }
 }
 
 fn count_by_process(by_process: &mut Vec<u64>, attribution: &Attribution) {
@@ -547,22 +632,39 @@ fn count_by_process(by_process: &mut Vec<u64>, attribution: &Attribution) {
 fn section(plan: &Plan, attributing: &Attributing) -> SectionInfo {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").ok();
     let mut comments = plan.comments.clone();
-    comments.push(match attributing {
-        Attributing::Ebpf(reports) => {
-            let active: Vec<_> = reports
-                .iter()
-                .filter(|report| report.state == crate::attribution::linux::ebpf::State::Active)
-                .map(|report| report.hook.hook)
-                .collect();
-            format!("attribution: ebpf; hooks: {}", active.join(" "))
-        }
-        Attributing::Off => "attribution: none, as asked for".to_owned(),
-        Attributing::Unavailable(error) => format!("attribution: none; {error}"),
-    });
+    comments.push(how_owners_are_found(attributing));
     SectionInfo {
         hardware: Some(std::env::consts::ARCH.to_owned()),
         os: release.map(|release| format!("Linux {}", release.trim_end())),
         application: Some(concat!("recorder ", env!("CARGO_PKG_VERSION")).to_owned()),
         comments,
+    }
+}
+
+/// What the file says about it.
+fn how_owners_are_found(attributing: &Attributing) -> String {
+    let hidden = |hidden: &Hidden| {
+        hidden.in_words().iter().fold(String::new(), |text, words| format!("{text}; {words}"))
+    };
+    match attributing {
+        Attributing::Ebpf { reports, snapshot } => {
+            let active = reports.iter().filter(|report| report.state == State::Active);
+            let active: Vec<_> = active.map(|report| report.hook.hook).collect();
+            let snapshot = match snapshot {
+                Ok(seen) => hidden(seen),
+                Err(error) => format!("; no snapshot: {error}"),
+            };
+            format!("attribution: ebpf; hooks: {}{snapshot}", active.join(" "))
+        }
+        Attributing::Procfs { refused: None, hidden: seen } => {
+            format!("attribution: procfs, as asked for{}", hidden(seen))
+        }
+        Attributing::Procfs { refused: Some(error), hidden: seen } => {
+            format!("attribution: procfs; ebpf is refused: {error}{}", hidden(seen))
+        }
+        Attributing::Off => "attribution: none, as asked for".to_owned(),
+        Attributing::Unavailable(error, lookup) => {
+            format!("attribution: none; ebpf is refused: {error}; procfs: {lookup}")
+        }
     }
 }

@@ -4,6 +4,8 @@ use super::super::event::{Cookie, Handover, Happening, NetNs, ProcessId, SocketN
 use super::*;
 use crate::model::Endpoint;
 
+mod sightings;
+
 const NOBODY: Answer = Answer::None(Reason::NoSocket);
 const LOST: Answer = Answer::None(Reason::EventsLost);
 const AMBIGUOUS: Answer = Answer::None(Reason::Ambiguous);
@@ -75,6 +77,7 @@ impl Socket {
             existed: self.existed,
             drained: false,
             dead: false,
+            closed_by_other: false,
         }
     }
 
@@ -104,7 +107,16 @@ fn join(events: &[SocketNews]) -> Join {
 }
 
 fn about(flow: Flow, at: MonoTime) -> Question {
-    Question { flow, at, sent: true, opens: false, by_call: true, only_netns: None, waited: SLACK }
+    Question {
+        flow,
+        at,
+        sent: true,
+        opens: false,
+        by_call: true,
+        only_netns: None,
+        home: None,
+        waited: SLACK,
+    }
 }
 
 fn sent(join: &Join, flow: Flow, at: MonoTime) -> Answer {
@@ -512,6 +524,17 @@ fn children_that_wait_on_their_parents_socket_take_from_its_queue_and_only_a_lon
     join.event(&other.is_used(us(80_050)));
     assert_eq!(received(&join, flow, ms(80)), AMBIGUOUS, "either may have been waiting");
     assert_eq!(received(&join, flow, ms(90)), owner(process(72)), "nobody else has come since");
+}
+
+#[test]
+fn the_end_of_a_connection_that_another_process_closes_than_its_user_is_ambiguous() {
+    let flow = tcp(22, 40_000);
+    let program = socket(1, flow, 8, ms(10));
+    let closed = SocketNews { closed_by_other: true, ..program.is_closed(ms(50)) };
+    let join = join(&[program.is_used(ms(10)), closed]);
+    assert_eq!(received(&join, flow, ms(40)), owner(8));
+    assert_eq!(join.ask(&Question { by_call: false, ..about(flow, us(50_010)) }), AMBIGUOUS, "FIN");
+    assert_eq!(received(&join, flow, ms(60)), AMBIGUOUS);
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod cgroup_path;
 pub(super) mod conntrack;
 pub mod ebpf;
 pub mod process;
+pub mod procfs;
 
 use std::os::unix::fs::MetadataExt;
 

@@ -7,12 +7,14 @@
 mod capture;
 mod cost;
 mod count;
+mod lookup;
 mod report;
 mod tool;
 
 use tool::Tool;
 
 const USAGE: &str = "usage: bench [--quick] [--rounds N] [--write FILE] [--without-recorder]
+       bench lookup [--quick] [--write FILE]    what one scan of all sockets and their processes costs
   --quick              small counts, two rounds: shows that the benchmark runs
   --rounds N           rounds of each comparison (5)
   --write FILE         also replace the generated part of FILE
@@ -27,6 +29,9 @@ struct Plan {
 }
 
 fn main() {
+    if std::env::args().nth(1).as_deref() == Some("lookup") {
+        return lookup::main(std::env::args().skip(2).collect());
+    }
     let Some(plan) = plan(std::env::args().skip(1).collect()) else {
         eprintln!("{USAGE}");
         std::process::exit(2);
@@ -40,7 +45,7 @@ fn main() {
     let text = report::text(&plan, &loads, &costs);
     println!("{text}");
     if let Some(path) = &plan.write {
-        report::write(path, &text);
+        recorder_tests::document::replace(path, "make bench", &text);
     }
 }
 

@@ -9,8 +9,6 @@ use crate::capture::{self, Turn};
 use crate::cost;
 use crate::tool::Tool;
 
-const MAKER: &str = "make bench";
-
 /// Everything, as markdown.
 pub(crate) fn text(plan: &Plan, loads: &[capture::Measured], costs: &[cost::Measured]) -> String {
     let mut text = machine(plan);
@@ -70,7 +68,7 @@ fn cost_rows(cost: &cost::Measured) -> String {
     text
 }
 
-fn median(mut figures: Vec<f64>) -> f64 {
+pub(crate) fn median(mut figures: Vec<f64>) -> f64 {
     figures.sort_by(f64::total_cmp);
     match figures.len() {
         0 => f64::NAN,
@@ -102,12 +100,7 @@ fn machine(plan: &Plan) -> String {
     let profile =
         if cfg!(debug_assertions) { "; **debug build: the recorder's figures mean nothing**" } else { "" };
     format!(
-        "Made by `{MAKER}` (`bench {}`), {rounds} rounds, {circumstances}; {tools}{profile}.\n",
+        "Made by `make bench` (`bench {}`), {rounds} rounds, {circumstances}; {tools}{profile}.\n",
         arguments.join(" ")
     )
-}
-
-/// Replaces the tables in the document.
-pub(crate) fn write(path: &str, text: &str) {
-    document::replace(path, MAKER, text);
 }

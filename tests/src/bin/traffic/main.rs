@@ -25,7 +25,8 @@ const USAGE: &str = "usage: traffic SUB-COMMAND [ARGS] [--log FILE]
   tcp-reuseport-server --listen ADDR:PORT --reuseport --processes N     one listening socket for each process
   inetd-program --local ADDR:PORT --peer ADDR:PORT                      serves the connection that is standard input
   tcp-client ADDR PORT [--until-eof] [--forever] [--connections N] [--bind ADDR:PORT] [--reset] [--mptcp] [--in-thread]
-             [--requests N [--gate FILE] [--tell-ready]] [--pause-ms N] [--mute [--close-gate FILE]]
+             [--requests N [--gate FILE] [--tell-ready]] [--pause-ms N] [--when FILE] [--until FILE] [--mute [--close-gate FILE]]
+       --when: connect, print the port, talk when FILE is there; --until: close when FILE is there
   tcp-bulk-client ADDR PORT [--bytes N]
   tcp-refused ADDR PORT             connect to a closed port, and be refused
   daemon-client ADDR PORT           a client that has forked twice; the first process waits for it
@@ -36,7 +37,7 @@ const USAGE: &str = "usage: traffic SUB-COMMAND [ARGS] [--log FILE]
   udp-prefork-server --listen ADDR:PORT --processes N      one socket, on which all of them wait
   udp-activator --listen ADDR:PORT --heir PROGRAM --datagrams N --log FILE     starts a program with a bound socket
   udp-client ADDR PORT [--connected] [--datagrams N [--gate FILE] [--tell-ready]] [--bind ADDR:PORT] [--size BYTES] [--silent]
-             [--udplite]
+             [--udplite] [--when FILE] [--until FILE]
   ping ADDR [--raw --id N] [--count N]
   raw-socket-udp ADDR PORT --bind ADDR:PORT [--datagrams N]     UDP through a raw socket
   raw-udp --interface NAME --mac MAC --from IP:PORT --to IP:PORT [--count N]    frames that no socket of an IP stack sent

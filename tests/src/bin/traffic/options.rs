@@ -75,7 +75,28 @@ impl Options {
         }
     }
 
+    /// With `--when FILE`: prints the port, and waits until the file is there.
+    pub(crate) fn wait(&self, local: SocketAddr) {
+        if let Some(file) = self.value("--when") {
+            println!("{}", local.port());
+            wait_for(file);
+        }
+    }
+
+    /// With `--until FILE`: keeps the socket open until the file is there.
+    pub(crate) fn linger(&self) {
+        if let Some(file) = self.value("--until") {
+            wait_for(file);
+        }
+    }
+
     pub(crate) fn argument(&self, index: usize) -> &str {
         self.arguments.get(index).unwrap_or_else(|| panic!("argument {} is missing", index + 1))
+    }
+}
+
+fn wait_for(file: &str) {
+    while !std::path::Path::new(file).exists() {
+        std::thread::sleep(std::time::Duration::from_millis(1));
     }
 }

@@ -248,6 +248,7 @@ fn talk_repeatedly(options: &Options) {
 fn talk_once(options: &Options) {
     let truth = Truth::begin("client", "tcp");
     let (mut stream, local) = connect(options);
+    options.wait(local);
     options.pause("--pause-ms");
     if options.has("--mute") {
         // Says something, and waits for no answer: nobody accepts.
@@ -268,6 +269,7 @@ fn talk_once(options: &Options) {
     if options.has("--until-eof") {
         stream.read_to_end(&mut Vec::new()).expect("cannot read to the end");
     }
+    options.linger();
     drop(stream);
     truth.end(options.log(), local, Some(options.peer()));
 }

@@ -124,6 +124,7 @@ fn serve_as_member(socket: &UdpSocket, local: SocketAddr, options: &Options) -> 
 pub(crate) fn client(options: &Options) {
     let truth = Truth::begin("client", protocol(options));
     let socket = client_socket(options);
+    options.wait(socket.local_addr().expect("a bound socket has an address"));
     let datagrams = options.number("--datagrams").unwrap_or(1);
     for number in 0..datagrams {
         if number > 0 {
@@ -137,6 +138,7 @@ pub(crate) fn client(options: &Options) {
         }
     }
     let local = socket.local_addr().expect("a bound socket has an address");
+    options.linger();
     drop(socket);
     truth.end(options.log(), local, Some(options.peer()));
 }

@@ -12,7 +12,7 @@ use aya::{Btf, Ebpf, EbpfLoader};
 use recorder_shared::{
     CONTROL_EPOCH, CONTROL_LOST, KIND_CLOSE, KIND_FLOW, KIND_LISTEN, KIND_USE, Offsets,
     PROCESS_ARGUMENTS_CUT, PROCESS_CGROUP_CUT, PROCESS_TRACKED, ProcessEvent, ProcessEventWithArguments,
-    SOCKET_DEAD, SOCKET_DRAINED, SocketEvent, address_to_bytes,
+    SOCKET_CLOSED_BY_OTHER, SOCKET_DEAD, SOCKET_DRAINED, SocketEvent, address_to_bytes,
 };
 
 use self::sys::Wire;
@@ -51,6 +51,24 @@ pub enum EbpfError {
         /// What the kernel said.
         why: String,
     },
+}
+
+impl EbpfError {
+    /// What to do about it.
+    pub const fn remedy(&self) -> &'static str {
+        match self {
+            Self::Offsets(_) => {
+                "use a kernel with CONFIG_DEBUG_INFO_BTF=y, as all large distributions build it"
+            }
+            Self::Cgroup(_) => {
+                "mount the cgroup2 tree, or run as root so that it can be opened without mounting"
+            }
+            Self::Load(_) | Self::Base { .. } => {
+                "run with sudo, or give the binary CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN; a container's seccomp profile \
+                 has to allow bpf(2)"
+            }
+        }
+    }
 }
 
 impl From<MapError> for EbpfError {
@@ -242,6 +260,7 @@ fn socket_news(event: &SocketEvent) -> Option<SocketNews> {
         existed: MonoTime::from_ns(event.existed_ns),
         drained: event.flags & SOCKET_DRAINED != 0,
         dead: event.flags & SOCKET_DEAD != 0,
+        closed_by_other: event.flags & SOCKET_CLOSED_BY_OTHER != 0,
     })
 }
 
