@@ -8,7 +8,7 @@ help:
 	@echo 'make demo          build, record a few short-lived programs, show who sent what'
 	@echo 'make test          all tests that this machine allows (live ones need root); says what it skips'
 	@echo 'make test-kernels  record on Linux 5.10, 6.1, 6.12 and the newest in emulated machines, and judge (Debian, root; minutes)'
-	@echo 'make accuracy      how often the owners are right, by scenario; writes docs/ACCURACY.md (root; some 10 minutes)'
+	@echo 'make accuracy      how often the owners are right, by scenario; writes docs/ACCURACY.md (root; half an hour or so)'
 	@echo 'make bench         measure against tcpdump and dumpcap, and write docs/PERFORMANCE.md (root; minutes)'
 	@echo 'make bench-procfs  measure the look-up of sockets against the listeners crate (root)'
 	@echo 'make lint          format, clippy, as CI does'
