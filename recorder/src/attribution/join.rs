@@ -584,27 +584,22 @@ impl Join {
                 until = until.min(time);
             }
         };
-        for hold in [*flow, flow.reversed()].iter().filter_map(|flow| self.flows.get(flow)).flatten() {
+        let ends = [*flow, flow.reversed()];
+        let holds = ends.iter().filter_map(|flow| self.flows.get(flow)).flatten();
+        let bound = ends.iter().flat_map(|flow| self.bound.at(*flow));
+        for hold in holds.clone() {
             let begins = [SLACK, HOOK_SLACK, HANDSHAKE_ERROR].map(|time| hold.from.minus(time));
             begins.into_iter().chain([hold.from, hold.confirmed]).for_each(&mut consider);
             hold.reopened.into_iter().for_each(&mut consider);
-            for socket in [hold.socket, hold.listener].into_iter().flatten() {
-                let Some(socket) = self.sockets.get(&socket) else { continue };
-                if socket.is_between_users(at) {
-                    return at;
-                }
-                socket.consider(at, &mut consider);
-            }
         }
-        for flow in [*flow, flow.reversed()] {
-            for bound in self.bound.at(flow) {
-                bound.consider(&mut consider);
-                let Some(socket) = self.sockets.get(&bound.cookie) else { continue };
-                if socket.is_between_users(at) {
-                    return at;
-                }
-                socket.consider(at, &mut consider);
+        bound.clone().for_each(|bound| bound.consider(&mut consider));
+        let of_holds = holds.flat_map(|hold| [hold.socket, hold.listener]).flatten();
+        let cookies = of_holds.chain(bound.map(|bound| bound.cookie));
+        for socket in cookies.filter_map(|cookie| self.sockets.get(&cookie)) {
+            if socket.is_between_users(at) {
+                return at;
             }
+            socket.consider(at, &mut consider);
         }
         // In order: what is over for longer than this has no say any more, nor has what was before it.
         for (from, to) in self.losses.iter().rev().take_while(|(_, to)| to.plus(LOSS_SHADOW) >= at) {

@@ -89,7 +89,7 @@ impl BoundSockets {
     }
 
     /// Those that take what comes to this end of a flow, if they take any of it.
-    pub(super) fn at(&self, flow: Flow) -> impl Iterator<Item = &Bound> {
+    pub(super) fn at(&self, flow: Flow) -> impl Iterator<Item = &Bound> + Clone {
         self.by_port.get(&(flow.protocol, flow.local.port)).into_iter().flatten()
     }
 

@@ -128,6 +128,22 @@ struct Packet {
     held: [Vec<u64>; 2],
 }
 
+impl Packet {
+    /// Who was the end that sent it, or the one that received it, in whatever namespace.
+    fn question(&self, sent: bool, waited: Duration) -> Question {
+        Question {
+            flow: if sent { self.flow } else { self.flow.reversed() },
+            at: MonoTime::from_ns(self.at),
+            sent,
+            opens: self.opens,
+            by_call: true,
+            only_netns: None,
+            home: None,
+            waited,
+        }
+    }
+}
+
 struct Drain {
     at: u64,
     has_lost: bool,
@@ -1094,15 +1110,10 @@ fn replay(world: &World, seed: u64, lateness: u64, hold_back: u64, score: &mut S
             }
             for sent in [true, false] {
                 let question = Question {
-                    flow: if sent { packet.flow } else { packet.flow.reversed() },
-                    at,
-                    sent,
-                    opens: packet.opens,
-                    by_call: true,
                     only_netns: packet.knows_netns.then_some(NetNs(packet.netns)),
                     // All addresses here are those of the first network namespace.
                     home: (packet.knows_netns || packet.netns == 1).then_some(NetNs(packet.netns)),
-                    waited: watermark.since(at),
+                    ..packet.question(sent, watermark.since(at))
                 };
                 let answer = join.ask(&question);
                 check_that_it_stands(&join, &question, answer, &mut random);
@@ -1142,15 +1153,10 @@ fn replay_looks(world: &World, every: usize, seed: u64, score: &mut Score) {
             }
             for sent in [true, false] {
                 let question = Question {
-                    flow: if sent { packet.flow } else { packet.flow.reversed() },
-                    at,
-                    sent,
-                    opens: packet.opens,
-                    by_call: true,
                     // A short-lived flow in one namespace hides behind the same one in another: see LIMITS.md.
                     only_netns: Some(NetNs(packet.netns)),
                     home: Some(NetNs(packet.netns)),
-                    waited: look.began.since(at),
+                    ..packet.question(sent, look.began.since(at))
                 };
                 let answer = join.ask(&question);
                 check_that_it_stands(&join, &question, answer, &mut random);
