@@ -1,4 +1,4 @@
-//! What a machine boots into: busybox, the programs of the test with their shared libraries, and the module for veth.
+//! What a machine boots into: busybox, the programs of the test with their shared libraries, and modules of the kernel.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -12,6 +12,8 @@ use crate::packages::{find, remake};
 
 /// The first process of the guest.
 const INIT: &str = include_str!("init");
+/// The modules that are loaded there: for the second namespace, and for the sockets from before the start.
+const MODULES: [&str; 4] = ["veth", "tcp_diag", "udp_diag", "raw_diag"];
 /// What busybox does there.
 const APPLETS: [&str; 11] =
     ["sh", "mount", "mkdir", "ln", "cat", "insmod", "stty", "tar", "gzip", "sync", "poweroff"];
@@ -67,10 +69,10 @@ fn libraries(program: &Path) -> Vec<PathBuf> {
     text.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from).collect()
 }
 
-/// veth and what it needs, numbered in the order in which they are to be loaded.
+/// The modules and what they need, numbered in the order in which they are to be loaded.
 fn add_modules(root: &Path, folder: &Path) {
     let mut modules = Vec::new();
-    collect_modules("veth", root, &mut modules);
+    MODULES.iter().for_each(|name| collect_modules(name, root, &mut modules));
     for (number, module) in modules.iter().enumerate() {
         let target = folder.join(format!("modules/{number:02}.ko"));
         match module.extension().and_then(|extension| extension.to_str()) {
