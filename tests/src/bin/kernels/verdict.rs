@@ -5,7 +5,7 @@ use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use recorder_tests::judge::{Verdict, judge as judge_packets};
+use recorder_tests::judge::judge as judge_packets;
 use recorder_tests::lab::say;
 use recorder_tests::truth;
 use serde_json::Value;
@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::Kernel;
 use crate::guest::{DOCTOR, FAILURE, RECORDING, RELEASE, TRUTH};
 use crate::hooks::HOOKS;
-use crate::stories::{Expected, STORIES, Story};
+use crate::stories::{STORIES, Story};
 
 /// Panics unless all is as expected; says what was found in any case.
 pub(crate) fn judge(kernel: &Kernel, column: usize, results: &Path) {
@@ -64,15 +64,5 @@ fn judge_story(name: &str, story: &Story, results: &Path) {
     }
     let truths = truth::read(results.join(story.file(TRUTH)));
     let judgement = judge_packets(&results.join(story.file(RECORDING)), &truths);
-    match story.expected {
-        Expected::AllRight => judgement.assert_all_right(story.at_least, &context),
-        Expected::NoneWrong => {
-            say(&format!("{context}: {judgement}"));
-            let wrong = judgement.packets.iter().filter(|judged| judged.verdict == Verdict::Wrong);
-            let wrong: String = wrong.map(|judged| format!("\n{judged}")).collect();
-            assert!(wrong.is_empty(), "{context}: {judgement}{wrong}");
-            let count = judgement.packets.len();
-            assert!(count >= story.at_least, "{context}: expected {} packets; {judgement}", story.at_least);
-        }
-    }
+    judgement.assert_all_right(story.at_least, &context);
 }
