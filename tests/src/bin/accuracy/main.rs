@@ -44,7 +44,11 @@ fn main() {
     if let Some(path) = &plan.write {
         report::write(path, &text);
     }
-    if rows.iter().flatten().any(|row| !row.failures.is_empty()) {
+    let failed: Vec<&Row> = rows.iter().flatten().filter(|row| !row.failures.is_empty()).collect();
+    if !failed.is_empty() {
+        // Last, and whole: of a long log the end is what is read.
+        failed.iter().for_each(|row| println!("{row}"));
+        println!("{} scenarios are not as expected", failed.len());
         std::process::exit(1);
     }
 }
