@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use foldhash::HashMap;
 
-use super::{Answer, Join, Question, lost_since, merge};
+use super::asking::merge;
+use super::{Answer, Join, Question};
 use crate::attribution::event::{Cookie, NetNs, Reach, Scan, Sighting};
 use crate::model::{Endpoint, Flow, Found, MonoTime, Protocol, Reason};
 
@@ -176,7 +177,8 @@ impl Join {
         if question.waited < super::HOOK_SLACK {
             return Answer::None(Reason::TooLate);
         }
-        if lost_since(&self.losses, bound.confirmed, question.at) || self.lost_before(bound.from, question.at)
+        if self.losses.any_since(bound.confirmed, question.at)
+            || self.losses.any_before(bound.from, question.at)
         {
             return Answer::None(Reason::EventsLost);
         }
@@ -186,7 +188,9 @@ impl Join {
             _ if question.at < bound.from => NOBODY,
             // Which device the packet came by is not asked for.
             _ if bound.reach.one_device => Answer::None(Reason::Ambiguous),
-            Some(used) if self.lost_since(used.confirmed, question.at) => Answer::None(Reason::EventsLost),
+            Some(used) if self.losses.any_since(used.confirmed, question.at) => {
+                Answer::None(Reason::EventsLost)
+            }
             Some(used) if question.at < used.from => Answer::None(Reason::Ambiguous),
             Some(used) => used.answer(),
             // The kernel's own, or nobody's at the moment.
