@@ -36,8 +36,6 @@ const AF_INET6: u16 = 10;
 const SOCK_RAW: u32 = 3;
 /// `TCP_SYN_SENT` of include/net/tcp_states.h.
 const SYN_SENT: u32 = 2;
-/// `TCP_CLOSE`.
-const CLOSE: u32 = 7;
 /// `TCP_LISTEN`.
 const LISTEN: u32 = 10;
 /// `BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB`
@@ -61,9 +59,8 @@ fn sock_create(ctx: SockContext) -> i32 {
 fn sock_release(ctx: SockContext) -> i32 {
     socket::closed(ctx.as_ptr(), || {
         // SAFETY: the context is a socket, valid for the run of the program.
-        let (kind, protocol, state) =
-            unsafe { ((*ctx.sock).type_, (*ctx.sock).protocol, (*ctx.sock).state) };
-        Facts { is_tcp: is_tcp(kind, protocol), protocol, is_dead: state == CLOSE }
+        let (kind, protocol) = unsafe { ((*ctx.sock).type_, (*ctx.sock).protocol) };
+        Facts { is_tcp: is_tcp(kind, protocol), protocol }
     });
     socket::forget(ctx.as_ptr());
     PASS
@@ -148,7 +145,7 @@ fn sent(ctx: &SkBuffContext) {
 fn sent_by_opener(ctx: &SkBuffContext, sk: *mut c_void) {
     let Some(headers) = packet::headers(ctx) else { return };
     if headers.protocol == TCP {
-        socket::opened(KIND_FLOW, sk, socket::cookie(ctx.as_ptr()), &Flow::sent(&headers));
+        socket::opened(KIND_FLOW, sk, socket::cookie(ctx.as_ptr()), &Flow::sent(&headers), 0);
     }
 }
 
@@ -185,8 +182,11 @@ fn has_flows_of_its_own(protocol: u32) -> bool {
 #[inline(always)]
 fn received_by_listener(ctx: &SkBuffContext, sk: *mut c_void) {
     let Some(headers) = packet::headers(ctx) else { return };
-    if headers.protocol == TCP && packet::is_tcp_open(ctx, &headers) {
-        socket::opened(KIND_LISTEN, sk, socket::cookie(ctx.as_ptr()), &Flow::received(&headers));
+    if headers.protocol != TCP {
+        return;
+    }
+    if let Some(isn) = packet::opening_isn(ctx, &headers) {
+        socket::opened(KIND_LISTEN, sk, socket::cookie(ctx.as_ptr()), &Flow::received(&headers), isn);
     }
 }
 

@@ -123,13 +123,15 @@ fn any(ctx: &SkBuffContext) -> Option<Headers> {
     Some(headers)
 }
 
-/// Whether a TCP packet opens a connection: SYN without ACK.
+/// The initial sequence number of a TCP packet that opens a connection: SYN without ACK (RFC 9293, section 3.1).
 #[inline(always)]
-pub fn is_tcp_open(ctx: &SkBuffContext, headers: &Headers) -> bool {
+pub fn opening_isn(ctx: &SkBuffContext, headers: &Headers) -> Option<u32> {
     const SYN: u8 = 0x02;
     const ACK: u8 = 0x10;
-    let flags = ctx.load::<u8>(headers.transport + 13).unwrap_or(0);
-    flags & (SYN | ACK) == SYN
+    // Sequence number, acknowledgment number, length of the header and flags.
+    let words: [u32; 3] = ctx.load(headers.transport + 4).ok()?;
+    let flags = words[2].to_ne_bytes()[1];
+    (flags & (SYN | ACK) == SYN).then_some(u32::from_be(words[0]))
 }
 
 #[inline(always)]

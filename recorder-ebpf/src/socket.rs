@@ -11,7 +11,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_sk_storage_get};
 use recorder_shared::{
-    Address, KIND_CLOSE, KIND_FLOW, KIND_USE, SOCKET_CLOSED_BY_OTHER, SOCKET_DEAD, SOCKET_DRAINED, Socket, SocketEvent, ports,
+    Address, KIND_CLOSE, KIND_FLOW, KIND_USE, SOCKET_CLOSED_BY_OTHER, SOCKET_DRAINED, Socket, SocketEvent, ports,
 };
 
 use crate::kernel::{SockHead, probe, untyped};
@@ -208,7 +208,7 @@ pub fn used(sk: *mut c_void, how: Use, cookie: impl Fn() -> u64) {
         socket.protocol = u32::from(probe::<u16>(sk, offset!(sock_protocol)));
         socket.kind = u32::from(probe::<u16>(sk, offset!(sock_type)));
     }
-    tell_user(socket, &head, user, how);
+    tell_user(sk, socket, &head, user, how);
 }
 
 /// The current process connects or accepts: for that nothing needs to be kept.
@@ -221,13 +221,13 @@ pub fn used_for_connection(sk: *mut c_void, protocol: impl FnOnce() -> u32, cook
     let head = SockHead::of(sk);
     match find(sk) {
         Some(socket) if is_told(socket, user) => {}
-        Some(socket) => tell_user(socket, &head, user, Use::Other),
+        Some(socket) => tell_user(sk, socket, &head, user, Use::Other),
         None => {
             let mut socket =
                 Socket { cookie: cookie(), netns: head.netns(), protocol: protocol(), ..UNKEPT };
             // Without a cookie it cannot be told which socket it is.
             if socket.cookie != 0 {
-                tell_user(&mut socket, &head, user, Use::Other);
+                tell_user(sk, &mut socket, &head, user, Use::Other);
             }
         }
     }
@@ -274,13 +274,14 @@ fn is_told(socket: &Socket, user: Current) -> bool {
 
 /// Takes note that the user, a process that was announced, is another one than before, and says so.
 #[inline(always)]
-fn tell_user(socket: &mut Socket, head: &SockHead, user: Current, how: Use) {
+fn tell_user(sk: *const c_void, socket: &mut Socket, head: &SockHead, user: Current, how: Use) {
     let now = now_ns();
     change_user(socket, user, how, now);
     if how == Use::Receive {
         socket.received_ns = now;
     }
-    if announce(socket, KIND_USE, 0, now, &flow_of(head, socket.protocol as u8)) {
+    let flow = flow_of(head, socket.protocol as u8);
+    if announce(socket, KIND_USE, 0, now, &flow, remote_isn(sk, &flow)) {
         socket.use_epoch = epoch();
     }
 }
@@ -333,7 +334,7 @@ pub fn has_flow(socket: &mut Socket, flow: &Flow) {
     {
         return;
     }
-    if announce(socket, KIND_FLOW, 0, now_ns(), flow) {
+    if announce(socket, KIND_FLOW, 0, now_ns(), flow, 0) {
         socket.local = flow.local;
         socket.remote = flow.remote;
         socket.ports = packed;
@@ -341,17 +342,18 @@ pub fn has_flow(socket: &mut Socket, flow: &Flow) {
     }
 }
 
-/// A SYN of this flow leaves the connecting socket ([`KIND_FLOW`]) or reached the listening one ([`KIND_LISTEN`]).
+/// A SYN of this flow leaves the connecting socket ([`KIND_FLOW`]) or reached the listening one ([`KIND_LISTEN`]), with the
+/// remote end's sequence number.
 #[inline(always)]
-pub fn opened(kind: u8, sk: *mut c_void, cookie: u64, flow: &Flow) {
+pub fn opened(kind: u8, sk: *mut c_void, cookie: u64, flow: &Flow, remote_isn: u32) {
     let now = now_ns();
     if let Some(socket) = find(sk) {
-        announce(socket, kind, 0, now, flow);
+        announce(socket, kind, 0, now, flow, remote_isn);
     } else {
         // Nobody answers a SYN before it was sent. A listener of which nothing is kept is older than we are.
         let existed_ns = if kind == KIND_FLOW { now } else { 0 };
         let socket = Socket { cookie, existed_ns, netns: SockHead::of(sk).netns(), ..UNKEPT };
-        announce(&socket, kind, 0, now, flow);
+        announce(&socket, kind, 0, now, flow, remote_isn);
     }
 }
 
@@ -361,8 +363,6 @@ const NOBODY: Current = Current { process: 0, tid: 0 };
 pub struct Facts {
     pub is_tcp: bool,
     pub protocol: u32,
-    /// Its connection had ended before.
-    pub is_dead: bool,
 }
 
 /// The current process closes the socket for good. Whoever closes an accepted socket that nobody read from is its user all
@@ -374,7 +374,7 @@ pub fn closed(sk: *mut c_void, facts: impl FnOnce() -> Facts) {
         Some(user) if announce_current(user.process) => user,
         _ => NOBODY,
     };
-    let (now, head, Facts { is_tcp, protocol, is_dead }) = (now_ns(), SockHead::of(sk), facts());
+    let (now, head, Facts { is_tcp, protocol }) = (now_ns(), SockHead::of(sk), facts());
     // Of a socket that is older than we are nothing may be kept, and yet user space knows of it, by its snapshot.
     let mut socket = match find(sk) {
         Some(socket) => *socket,
@@ -387,14 +387,14 @@ pub fn closed(sk: *mut c_void, facts: impl FnOnce() -> Facts) {
     let by_other = socket.process != user.process;
     // sk_wmem_alloc counts the bytes of all packets under way, and 1 for the socket itself (include/net/sock.h).
     let drained = !is_tcp && probe::<u32>(untyped(sk), offset!(sock_wmem_alloc)) <= 1;
-    let flags = if drained { SOCKET_DRAINED } else { 0 } | if is_dead { SOCKET_DEAD } else { 0 }
-        | if by_other { SOCKET_CLOSED_BY_OTHER } else { 0 };
-    announce(&socket, KIND_CLOSE, flags, now, &flow_of(&head, socket.protocol as u8));
+    let flags = if drained { SOCKET_DRAINED } else { 0 } | if by_other { SOCKET_CLOSED_BY_OTHER } else { 0 };
+    let flow = flow_of(&head, socket.protocol as u8);
+    announce(&socket, KIND_CLOSE, flags, now, &flow, remote_isn(sk, &flow));
 }
 
 /// Sends one event about a socket. Whether the ring took it.
 #[inline(always)]
-fn announce(socket: &Socket, kind: u8, flags: u16, at_ns: u64, flow: &Flow) -> bool {
+fn announce(socket: &Socket, kind: u8, flags: u16, at_ns: u64, flow: &Flow, remote_isn: u32) -> bool {
     let Some(mut entry) = EVENTS.reserve_untyped::<SocketEvent>(0) else {
         count_loss();
         return false;
@@ -417,10 +417,23 @@ fn announce(socket: &Socket, kind: u8, flags: u16, at_ns: u64, flow: &Flow) -> b
         netns: socket.netns,
         tid: socket.tid,
         parent_tgid: socket.parent_tgid,
-        reserved: 0,
+        remote_isn,
     });
     entry.submit(NO_WAKEUP);
     true
+}
+
+/// The initial sequence number of the remote end of a TCP connection: what was received since is counted (`tcp_rcv_nxt_update`
+/// in net/ipv4/tcp_input.c), and the SYN is one more. By it a SYN and the socket that came of it find each other: the flow
+/// may be that of an earlier connection too, which was reset while it waited to be accepted.
+#[inline(always)]
+fn remote_isn(sk: *const c_void, flow: &Flow) -> u32 {
+    if flow.protocol != TCP || flow.remote_port == 0 {
+        return 0;
+    }
+    let sk = untyped(sk);
+    let received: u64 = probe(sk, offset!(tcp_bytes_received));
+    probe::<u32>(sk, offset!(tcp_rcv_nxt)).wrapping_sub(received as u32).wrapping_sub(1)
 }
 
 /// The flow that stands in the socket itself: complete for connected ones, remote port 0 for others.

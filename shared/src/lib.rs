@@ -25,10 +25,8 @@ pub const KIND_USE: u8 = 3;
 pub const KIND_CLOSE: u8 = 4;
 /// A [`SocketEvent`] flag at [`KIND_CLOSE`]: nothing that the socket sent is on its way any more.
 pub const SOCKET_DRAINED: u16 = 1;
-/// A [`SocketEvent`] flag at [`KIND_CLOSE`]: its TCP connection had ended before, so that its flow may be another one's.
-pub const SOCKET_DEAD: u16 = 2;
 /// A [`SocketEvent`] flag at [`KIND_CLOSE`]: another process closes it than its user.
-pub const SOCKET_CLOSED_BY_OTHER: u16 = 4;
+pub const SOCKET_CLOSED_BY_OTHER: u16 = 2;
 /// The kind of a [`ProcessEvent`].
 pub const KIND_PROCESS: u8 = 5;
 
@@ -104,8 +102,8 @@ pub struct SocketEvent {
     pub tid: u32,
     /// The process id of the user's parent, where `waited_since_ns` is not 0.
     pub parent_tgid: u32,
-    /// Always 0.
-    pub reserved: u32,
+    /// TCP: the initial sequence number of the remote end, where it is known: at [`KIND_LISTEN`], and where the flow is whole.
+    pub remote_isn: u32,
 }
 
 /// A process that is about to use a socket for the first time.
@@ -257,6 +255,8 @@ pub struct Offsets {
     pub sock_v6_daddr: u32,
     pub sock_net: u32,
     pub sock_cookie: u32,
+    pub tcp_rcv_nxt: u32,
+    pub tcp_bytes_received: u32,
     pub socket_sk: u32,
     pub net_inum: u32,
 }
@@ -272,4 +272,4 @@ const _: () = assert!(offset_of!(ProcessEvent, path) == 56);
 const _: () = assert!(offset_of!(ProcessEvent, cgroup) == 56 + PATH_BYTES);
 const _: () = assert!(offset_of!(ProcessEventWithArguments, arguments) == size_of::<ProcessEvent>());
 const _: () = assert!(size_of::<Socket>() == 144);
-const _: () = assert!(size_of::<Offsets>() == 43 * 4);
+const _: () = assert!(size_of::<Offsets>() == 45 * 4);

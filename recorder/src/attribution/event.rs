@@ -76,10 +76,11 @@ pub struct SocketNews {
     pub user: Option<User>,
     /// Before this time nothing could reach the socket; boot if it is not known.
     pub existed: MonoTime,
+    /// TCP: the initial sequence number of the remote end, at an opening and where the flow has a remote end. A SYN and the
+    /// socket that came of it have it in common.
+    pub remote_isn: u32,
     /// The socket is closed, and nothing that it sent is on its way any more.
     pub drained: bool,
-    /// The socket is closed, and its TCP connection had ended before: the flow may be another one's by now.
-    pub dead: bool,
     /// The socket is closed, and by another process than its user.
     pub closed_by_other: bool,
 }
@@ -147,8 +148,6 @@ pub struct Sighting {
     pub reach: Reach,
     /// Who has it open.
     pub holder: Holder,
-    /// Whether it listens, and connections waited there to be accepted that had been reset.
-    pub is_crowded: bool,
 }
 
 /// One look at the sockets of all network namespaces.

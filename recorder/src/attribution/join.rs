@@ -11,10 +11,10 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use foldhash::{HashMap, HashSet};
+use foldhash::HashMap;
 
 use self::bound::BoundSockets;
-use self::holds::{Doubt, Hold, insert_hold, order_accepted};
+use self::holds::{Hold, insert_hold};
 use self::losses::Losses;
 use self::sockets::{ONE_OF_SEVERAL, SocketState, Use};
 use super::event::{Cookie, Happening, NetNs, ProcessId, Scan, Sighting, SocketNews};
@@ -26,9 +26,6 @@ pub const SLACK: Duration = Duration::from_millis(50);
 /// How long after its packet a hook may run: the ingress hook runs behind the tap, and a send call returns when its
 /// packet has left. No name is given before.
 pub(super) const HOOK_SLACK: Duration = Duration::from_millis(1);
-/// How long a connection that was reset is expected to wait for its accept: so long it may be taken for the next one of
-/// its flow.
-const QUEUE_SLACK: Duration = Duration::from_millis(250);
 /// How long a closed TCP connection is remembered: the kernel still answers for it (TIME_WAIT, 60 s, and the last
 /// retransmissions before it).
 const TCP_LINGER: Duration = Duration::from_secs(120);
@@ -91,8 +88,6 @@ pub struct Join {
     scanned: MonoTime,
     /// Before this an older socket may have had any flow.
     known_since: MonoTime,
-    /// The ports at which connections waited to be accepted when older sockets were looked for.
-    crowded: HashSet<(NetNs, u16)>,
 }
 
 /// The times of grace before something is forgotten.
@@ -144,24 +139,6 @@ impl Join {
             }
         }
         self.bound.end_scan(scan);
-        if scan.found == Found::Snapshot {
-            self.doubt_crowded(scan);
-        }
-    }
-
-    /// Where connections wait to be accepted whose SYN nobody told of, an accept may be theirs.
-    fn doubt_crowded(&mut self, scan: &Scan) {
-        let crowded = scan.sockets.iter().filter(|sighting| sighting.is_crowded);
-        self.crowded.extend(crowded.map(|sighting| (sighting.netns, sighting.flow.local.port)));
-        if self.crowded.is_empty() {
-            return;
-        }
-        for (flow, holds) in &mut self.flows {
-            let here = |hold: &&mut Hold| self.crowded.contains(&(hold.netns, flow.local.port));
-            for hold in holds.iter_mut().filter(here).filter(|hold| hold.listener.is_some()) {
-                hold.doubt = Doubt::Lost;
-            }
-        }
     }
 
     fn learn_sighting(&mut self, sighting: &Sighting, scan: &Scan) {
@@ -343,21 +320,10 @@ impl Join {
             known.from = known.from.min(news.at);
             return;
         }
-        let mut here = holds.iter_mut().filter(|hold| hold.netns == news.netns);
-        let accepted = match here.next_back() {
-            Some(last) if last.doubt != Doubt::None && last.is_accepted_by(news) => {
-                here.find(|hold| hold.doubt != Doubt::None && hold.is_accepted_by(news)).or(Some(last))
-            }
-            last => last.filter(|last| last.is_accepted_by(news)),
-        };
-        match accepted {
+        match holds.iter_mut().find(|hold| hold.is_accepted_by(news)) {
             Some(accepted) => {
                 accepted.socket = Some(news.cookie);
-                accepted.accepted = news.user.map_or(news.at, |user| user.since);
                 accepted.confirmed = accepted.confirmed.max(news.at);
-                if accepted.doubt != Doubt::None {
-                    order_accepted(holds, news.netns);
-                }
             }
             None => insert_hold(holds, Hold::new(news, None, Some(news.cookie))),
         }
@@ -365,26 +331,11 @@ impl Join {
 
     fn learn_opening(&mut self, news: &SocketNews) {
         let holds = self.flows.entry(news.flow).or_default();
-        let mut new = Hold::new(news, Some(news.cookie), None);
-        let waits = |hold: &&mut Hold| hold.netns == news.netns && hold.socket.is_none();
-        // One more may wait to be accepted whose SYN is not known of.
-        let may_be_older = news.at < self.known_since.plus(QUEUE_SLACK)
-            && self.crowded.contains(&(news.netns, news.flow.local.port));
-        if may_be_older || self.losses.any_since(news.at.minus(QUEUE_SLACK), news.at) {
-            new.doubt = Doubt::Lost;
+        if let Some(known) = holds.iter_mut().find(|hold| hold.is_repeated_by(news)) {
+            known.confirmed = known.confirmed.max(news.at);
+            return;
         }
-        if let Some(last) = holds.iter_mut().rfind(waits) {
-            let is_in_order =
-                last.listener == new.listener && new.doubt == Doubt::None && last.doubt != Doubt::Lasting;
-            if !last.is_repeated_by(news) {
-                new.doubt = if is_in_order { Doubt::UntilAccepted } else { Doubt::Lasting };
-                holds.iter_mut().filter(waits).for_each(|hold| hold.doubt = new.doubt);
-            } else if !self.losses.any_since(last.confirmed, news.at) {
-                last.confirmed = last.confirmed.max(news.at);
-                return;
-            }
-        }
-        insert_hold(holds, new);
+        insert_hold(holds, Hold::new(news, Some(news.cookie), None));
         let until = news.at.plus(UNACCEPTED_LINGER);
         self.forget_later(UNACCEPTED_LINGER, until, Fading::Unaccepted(news.flow));
     }

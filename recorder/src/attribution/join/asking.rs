@@ -1,6 +1,6 @@
 //! The answers: who had a flow at a time, by what the join knows.
 
-use super::holds::{Doubt, Hold};
+use super::holds::Hold;
 use super::sockets::ONE_OF_SEVERAL;
 use super::{Answer, HANDSHAKE_ERROR, HOOK_SLACK, Join, Question, SLACK, TCP_LINGER, closed_at};
 use crate::attribution::event::{Cookie, NetNs};
@@ -94,31 +94,33 @@ impl Join {
         hold.reopened.is_some_and(|syn| syn > hold.from.plus(HOOK_SLACK) && self.losses.cast_shadow(syn))
     }
 
-    /// Whether nothing tells when this connection began, and another one of the flow was open: one of them was reset while
-    /// it waited to be accepted, and which of them was the first is not known.
+    /// Whether another connection of the flow was open when this one was heard of, and nothing tells which of them goes on:
+    /// of this one only a SYN is known, which the other one may have refused before it was accepted; or only that it was
+    /// there by then.
     fn has_twin<'a>(&self, hold: &Hold, mut others: impl Iterator<Item = &'a Hold>) -> bool {
-        let is_older = |other: &Hold| other.socket != hold.socket && other.from <= hold.from;
+        let is_older = |other: &Hold| !std::ptr::eq(other, hold) && other.from <= hold.from;
         let was_open = |other: &Hold| closed_at(&self.sockets, other).is_none_or(|closed| closed > hold.from);
+        if hold.socket.is_none() {
+            return others
+                .any(|other| is_older(other) && was_open(other) && !self.was_accepted(other, hold.from));
+        }
         // Of what was seen again and again it is known how long it was there.
         let is_told = self.scanned == MonoTime::default();
         is_told && hold.is_of_unknown_age() && others.any(|other| is_older(other) && was_open(other))
     }
 
+    fn was_accepted(&self, hold: &Hold, by: MonoTime) -> bool {
+        let socket = hold.socket.and_then(|cookie| self.sockets.get(&cookie));
+        socket.and_then(|socket| socket.uses.first()).is_some_and(|first| first.from <= by)
+    }
+
     fn ask_in_netns(&self, holds: &[Hold], netns: NetNs, question: &Question) -> Answer {
-        let mut holds = holds.iter().filter(|hold| hold.netns == netns);
+        let holds = holds.iter().filter(|hold| hold.netns == netns);
         if question.flow.protocol == Protocol::TCP {
-            let twins = holds.clone();
-            let some_wait = holds.clone().any(|hold| hold.doubt != Doubt::None && hold.socket.is_none());
             return match self.connection_at(holds.clone(), question) {
-                Some(hold) if hold.doubt == Doubt::Lost => Answer::None(Reason::EventsLost),
-                Some(hold) if hold.is_doubtful(some_wait) => Answer::None(Reason::Ambiguous),
                 Some(hold) if self.may_have_rival(hold) => Answer::None(Reason::EventsLost),
-                Some(hold) if self.has_twin(hold, twins) => Answer::None(Reason::Ambiguous),
+                Some(hold) if self.has_twin(hold, holds) => Answer::None(Reason::Ambiguous),
                 Some(hold) => self.owner_of(hold, question),
-                // Over, by its socket: which may be the socket of another one, that is not.
-                None if holds.any(|hold| hold.from <= question.at && hold.is_doubtful(some_wait)) => {
-                    Answer::None(Reason::Ambiguous)
-                }
                 None => Answer::None(Reason::NoSocket),
             };
         }

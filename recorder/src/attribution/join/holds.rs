@@ -1,13 +1,8 @@
 //! Stretches of time in which a flow belonged to a socket.
 
-use std::time::Duration;
-
 use super::{HANDSHAKE_ERROR, HOOK_SLACK, Question, SLACK};
 use crate::attribution::event::{Cookie, NetNs, Scan, Sighting, SocketNews};
 use crate::model::{Found, MonoTime, Protocol};
-
-/// A SYN that comes so soon after another one is a new connection's; the same one is repeated after a second.
-const REPEATED_OPENING: Duration = Duration::from_millis(900);
 
 /// A stretch of time in which a flow belonged to a socket.
 #[derive(Clone, Copy, Debug)]
@@ -22,27 +17,12 @@ pub(super) struct Hold {
     pub(super) listener: Option<Cookie>,
     /// The socket itself; for an incoming connection only once somebody has accepted it.
     pub(super) socket: Option<Cookie>,
-    /// When the socket was accepted.
-    pub(super) accepted: MonoTime,
-    /// Whether this may be another connection's socket.
-    pub(super) doubt: Doubt,
+    /// TCP: the initial sequence number of the remote end, if the connection came in through a listening socket.
+    pub(super) remote_isn: u32,
     /// When a SYN was seen that began another connection, if this one was closed by then.
     pub(super) reopened: Option<MonoTime>,
     /// Whether it waits to be forgotten.
     pub(super) fades: bool,
-}
-
-/// News of an accept do not tell which of several connections of one flow was accepted: one that was reset while it
-/// waited, or another one that followed it. One listener's connections are accepted in their order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Doubt {
-    None,
-    /// Until all of them are accepted.
-    UntilAccepted,
-    /// They came in through different listeners, and there is no order among these.
-    Lasting,
-    /// Events were lost: one more may have been waiting.
-    Lost,
 }
 
 impl Hold {
@@ -54,8 +34,7 @@ impl Hold {
             confirmed: news.at,
             listener,
             socket,
-            accepted: news.at,
-            doubt: Doubt::None,
+            remote_isn: news.remote_isn,
             reopened: None,
             fades: false,
         }
@@ -74,8 +53,7 @@ impl Hold {
             confirmed: scan.began,
             listener: None,
             socket: Some(cookie),
-            accepted: from,
-            doubt: Doubt::None,
+            remote_isn: 0,
             reopened: None,
             fades: false,
         }
@@ -111,39 +89,14 @@ impl Hold {
         self.listener.is_some() && self.from.since(at) <= HOOK_SLACK
     }
 
-    /// Whether this is news of the socket that somebody accepted the connection as: not of an older one.
+    /// Whether this is news of the socket that somebody accepted the connection as.
     pub(super) fn is_accepted_by(&self, news: &SocketNews) -> bool {
-        self.socket.is_none()
-            && self.listener.is_some()
-            && !news.dead
-            && news.user.is_none_or(|user| user.since >= self.from)
+        self.socket.is_none() && self.netns == news.netns && self.remote_isn == news.remote_isn
     }
 
-    /// Whether it may be another connection's socket, if some connection of the flow still waits to be accepted.
-    pub(super) fn is_doubtful(&self, some_wait: bool) -> bool {
-        match self.doubt {
-            Doubt::None => false,
-            Doubt::UntilAccepted => some_wait,
-            Doubt::Lasting | Doubt::Lost => true,
-        }
-    }
-
-    /// Whether this is news of the same SYN: nobody accepted yet, and the pause is that of a repetition.
+    /// Whether this is news of the same SYN.
     pub(super) fn is_repeated_by(&self, news: &SocketNews) -> bool {
-        let is_late = news.at.since(self.confirmed) >= REPEATED_OPENING;
-        is_late && self.doubt == Doubt::None && self.listener == Some(news.cookie)
-    }
-}
-
-/// Connections are accepted in the order in which they began; the news of it may come in another one.
-pub(super) fn order_accepted(holds: &mut [Hold], netns: NetNs) {
-    let doubtful =
-        |hold: &&mut Hold| hold.netns == netns && hold.doubt != Doubt::None && hold.socket.is_some();
-    let mut sockets: Vec<_> =
-        holds.iter_mut().filter(doubtful).map(|hold| (hold.accepted, hold.socket, hold.confirmed)).collect();
-    sockets.sort_unstable();
-    for (hold, socket) in holds.iter_mut().filter(doubtful).zip(sockets) {
-        (hold.accepted, hold.socket, hold.confirmed) = socket;
+        self.listener == Some(news.cookie) && self.netns == news.netns && self.remote_isn == news.remote_isn
     }
 }
 

@@ -64,6 +64,8 @@ struct Socket {
     is_open: bool,
     /// TCP: a reset has ended it; UDP: never.
     is_dead: bool,
+    /// Of an accepted connection.
+    remote_isn: u32,
     /// A listener: the connections that wait to be accepted, first come, first served.
     queue: VecDeque<usize>,
     /// The last one that used it.
@@ -107,10 +109,11 @@ struct Connection {
     /// Once it is accepted.
     server: Option<usize>,
     server_cookie: u64,
+    /// The client's initial sequence number.
+    isn: u32,
     listener: usize,
     /// Seen from the client.
     flow: Flow,
-    opened: u64,
     is_over: bool,
     /// The ends whose owner is the one that accepts: packet and end.
     waiting: Vec<(usize, usize)>,
@@ -157,7 +160,6 @@ struct Scanning {
     /// The sockets that were listed.
     listed: Vec<usize>,
     /// Those of them at which connections waited.
-    crowded: Vec<usize>,
     /// The connections that waited.
     waiting: Vec<Sighting>,
     done: Option<Scan>,
@@ -216,7 +218,6 @@ impl World {
                 begins_after: 0,
                 began: 0,
                 listed: Vec::new(),
-                crowded: Vec::new(),
                 waiting: Vec::new(),
                 done: None,
             },
@@ -268,16 +269,10 @@ impl World {
                 self.scanning.listed = self.open_sockets(is_listed);
                 let waiting = self.connections.iter().filter(|c| !c.is_over && c.server.is_none());
                 self.scanning.waiting = waiting.map(|connection| self.waiting(connection)).collect();
-                let dead = |connection: &usize| self.connections[*connection].is_over;
-                let crowded = |socket: &&usize| self.sockets[**socket].queue.iter().any(dead);
-                self.scanning.crowded = self.scanning.listed.iter().filter(crowded).copied().collect();
             }
             Some(4) => {
-                let Scanning { listed, waiting, crowded, .. } = &self.scanning;
-                let seen = listed.iter().map(|socket| Sighting {
-                    is_crowded: crowded.contains(socket),
-                    ..self.sighting(&self.sockets[*socket])
-                });
+                let Scanning { listed, waiting, .. } = &self.scanning;
+                let seen = listed.iter().map(|socket| self.sighting(&self.sockets[*socket]));
                 let sockets = seen.chain(waiting.iter().copied()).collect();
                 let times = MonoTime::from_ns(self.scanning.began);
                 let scan = Scan {
@@ -324,7 +319,6 @@ impl World {
                 [only] => Holder::One(ProcessId(only)),
                 _ => Holder::Unclear,
             },
-            is_crowded: false,
         }
     }
 
@@ -336,7 +330,6 @@ impl World {
             flow: connection.flow.reversed(),
             reach: Reach { v4: true, v6: false, one_device: false },
             holder: Holder::Unclear,
-            is_crowded: false,
         }
     }
 
@@ -409,12 +402,20 @@ impl World {
 
     // ---- The kernel side: recorder-ebpf/src/socket.rs, step by step ----
 
-    fn announce(&mut self, socket: usize, kept: Kept, happening: Happening, at: u64, flow: Flow) -> bool {
+    fn announce(
+        &mut self,
+        socket: usize,
+        kept: Kept,
+        happening: Happening,
+        at: u64,
+        flow: Flow,
+        remote_isn: u32,
+    ) -> bool {
         if self.random.within(0, 1000) < self.loss_per_mille {
             self.has_lost = true;
             return false;
         }
-        let Socket { cookie, netns, is_dead, .. } = self.sockets[socket];
+        let Socket { cookie, netns, .. } = self.sockets[socket];
         let user = User {
             handover: None,
             process: ProcessId(kept.process),
@@ -430,7 +431,7 @@ impl World {
             user: (kept.process != 0).then_some(user),
             existed: MonoTime::from_ns(kept.existed),
             drained: false,
-            dead: happening == Happening::IsClosed && is_dead,
+            remote_isn,
             closed_by_other: false,
         });
         true
@@ -463,6 +464,7 @@ impl World {
             holders,
             is_open: true,
             is_dead: false,
+            remote_isn: 0,
             queue: VecDeque::new(),
             user,
             heirs: Vec::new(),
@@ -483,7 +485,7 @@ impl World {
         kept.change_user(process, at);
         let kept = *kept;
         let flow = self.flow_in_socket(socket);
-        if self.announce(socket, kept, Happening::IsUsed, at, flow) {
+        if self.announce(socket, kept, Happening::IsUsed, at, flow, self.sockets[socket].remote_isn) {
             self.sockets[socket].kept.use_epoch = self.epoch;
         }
     }
@@ -500,7 +502,7 @@ impl World {
             flow.remote.port = 0;
         }
         let unkept = Kept { process, since: at, ..Kept::default() };
-        self.announce(socket, unkept, Happening::IsUsed, at, flow);
+        self.announce(socket, unkept, Happening::IsUsed, at, flow, self.sockets[socket].remote_isn);
     }
 
     /// A reset takes the port from a socket that was not bound to one.
@@ -519,7 +521,7 @@ impl World {
         if !self.sockets[socket].is_kept || kept.flow_epoch == self.epoch && kept.flow == Some(flow) {
             return;
         }
-        if self.announce(socket, kept, Happening::HasFlow, at, flow) {
+        if self.announce(socket, kept, Happening::HasFlow, at, flow, 0) {
             let kept = &mut self.sockets[socket].kept;
             kept.flow = Some(flow);
             kept.flow_epoch = self.epoch;
@@ -527,14 +529,14 @@ impl World {
     }
 
     /// A SYN leaves a socket or reaches the one that listens.
-    fn opened(&mut self, socket: usize, happening: Happening, flow: Flow) {
+    fn opened(&mut self, socket: usize, happening: Happening, flow: Flow, remote_isn: u32) {
         let at = self.hook_time();
         let mut kept = self.sockets[socket].kept;
         // A listener of which nothing is kept is older than we are.
         if kept.process == 0 && happening == Happening::HasFlow {
             kept.existed = at;
         }
-        self.announce(socket, kept, happening, at, flow);
+        self.announce(socket, kept, happening, at, flow, remote_isn);
     }
 
     fn closed(&mut self, socket: usize, process: u64) {
@@ -543,7 +545,7 @@ impl World {
         let mut kept = self.sockets[socket].kept;
         let flow = self.flow_in_socket(socket);
         kept.change_user(process, at);
-        self.announce(socket, kept, Happening::IsClosed, at, flow);
+        self.announce(socket, kept, Happening::IsClosed, at, flow, self.sockets[socket].remote_isn);
     }
 
     // ---- Packets ----
@@ -576,11 +578,11 @@ impl World {
 
     /// One packet of a connection, and the hooks before and behind it.
     fn tcp(&mut self, connection: usize, from_client: bool, opens: bool) {
-        let Connection { client, server, listener, flow, .. } = self.connections[connection];
+        let Connection { client, server, listener, flow, isn, .. } = self.connections[connection];
         let (sender, receiver) = if from_client { (Some(client), server) } else { (server, Some(client)) };
         let flow = if from_client { flow } else { flow.reversed() };
         if let Some(sender) = sender.filter(|_| opens) {
-            self.opened(sender, Happening::HasFlow, flow);
+            self.opened(sender, Happening::HasFlow, flow, 0);
         }
         self.pass(US, 3 * US);
         let right = [self.users(sender), self.users(receiver)];
@@ -595,7 +597,7 @@ impl World {
         }
         self.pass(US, 20 * US);
         if opens {
-            self.opened(listener, Happening::IsOpened, flow.reversed());
+            self.opened(listener, Happening::IsOpened, flow.reversed(), isn);
         }
         self.pass(5 * US, 60 * US);
     }
@@ -743,14 +745,8 @@ impl World {
             socket.listens && socket.netns == netns && socket.flow.local.port == flow.remote.port
         });
         let listener = Self::share(flow, &there)?;
-        // One that was reset and waits to be accepted for more than a SYN's repetition takes: the join believes that
-        // the next SYN is the same one, which is what it nearly always is.
         let is_taken = self.connections.iter().any(|connection| {
-            let waits = self.sockets[connection.listener].is_open && connection.server.is_none();
-            let is_old = waits && self.now - connection.opened > 800 * MS;
-            connection.flow == flow
-                && self.sockets[connection.client].netns == netns
-                && (!connection.is_over || is_old)
+            connection.flow == flow && self.sockets[connection.client].netns == netns && !connection.is_over
         });
         if is_taken {
             return None;
@@ -762,9 +758,9 @@ impl World {
             client,
             server: None,
             server_cookie,
+            isn: server_cookie as u32,
             listener,
             flow,
-            opened: self.now,
             is_over: false,
             waiting: Vec::new(),
         });
@@ -780,7 +776,8 @@ impl World {
 
     fn accept(&mut self, listener: usize) {
         let Some(connection) = self.sockets[listener].queue.pop_front() else { return };
-        let Connection { client, flow, is_over, server_cookie: cookie, .. } = self.connections[connection];
+        let Connection { client, flow, is_over, isn, server_cookie: cookie, .. } =
+            self.connections[connection];
         let Some(process) = self.random.of(&self.sockets[listener].holders) else { return };
         let netns = self.sockets[client].netns;
         self.sockets.push(Socket {
@@ -791,6 +788,7 @@ impl World {
             holders: vec![process],
             is_open: true,
             is_dead: false,
+            remote_isn: isn,
             queue: VecDeque::new(),
             user: None,
             heirs: Vec::new(),
@@ -901,7 +899,7 @@ impl World {
         let Some(process) = self.random.of(&self.processes) else { return };
         let client = self.create(process, 1, flow, false);
         self.used_for_connection(client, process);
-        self.opened(client, Happening::HasFlow, flow);
+        self.opened(client, Happening::HasFlow, flow, 0);
         self.pass(US, 3 * US);
         self.packet(1, flow, true, [vec![process], Vec::new()]);
         self.pass(10 * US, 50 * US);

@@ -48,10 +48,12 @@ struct Socket {
     existed: MonoTime,
     netns: u32,
     handover: Option<Handover>,
+    /// Of a connection that came in, or of the SYN that a listening socket tells of.
+    remote_isn: u32,
 }
 
 fn socket(cookie: u64, flow: Flow, user: u64, since: MonoTime) -> Socket {
-    Socket { cookie, flow, user, tid: 1, since, existed: since, netns: 1, handover: None }
+    Socket { cookie, flow, user, tid: 1, since, existed: since, netns: 1, handover: None, remote_isn: 0 }
 }
 
 impl Socket {
@@ -62,6 +64,10 @@ impl Socket {
     fn handed_over(self, former_received: MonoTime, born: Option<(MonoTime, u32)>) -> Self {
         let (began, parent_pid) = (born.map(|(at, _)| at), born.map_or(0, |(_, parent)| parent));
         Self { handover: Some(Handover { former_received, began, parent_pid }), ..self }
+    }
+
+    fn with_isn(self, remote_isn: u32) -> Self {
+        Self { remote_isn, ..self }
     }
 
     fn says(&self, happening: Happening, flow: Flow, at: MonoTime) -> SocketNews {
@@ -76,7 +82,7 @@ impl Socket {
             user: (self.user != 0).then_some(user),
             existed: self.existed,
             drained: false,
-            dead: false,
+            remote_isn: self.remote_isn,
             closed_by_other: false,
         }
     }
@@ -159,11 +165,14 @@ fn listener(user: u64) -> Socket {
     socket(100, bound(tcp(80, 0)), user, ms(0))
 }
 
+fn accepted(cookie: u64, flow: Flow, user: u64, since: MonoTime) -> Socket {
+    Socket { existed: MonoTime::default(), ..socket(cookie, flow, user, since) }
+}
+
 #[test]
 fn an_accepted_connection_belongs_to_the_process_that_accepted_it_from_its_syn_on() {
     let flow = tcp(80, 40_000);
-    let accepted = Socket { existed: MonoTime::default(), ..socket(2, flow, 8, ms(30)) };
-    let join = join(&[listener(7).is_opened(flow, us(1010)), accepted.is_used(ms(30))]);
+    let join = join(&[listener(7).is_opened(flow, us(1010)), accepted(2, flow, 8, ms(30)).is_used(ms(30))]);
     assert_eq!(syn_received(&join, flow, ms(1)), owner(8));
     assert_eq!(sent(&join, flow, us(1020)), owner(8));
     assert_eq!(received(&join, flow, ms(40)), owner(8));
@@ -206,13 +215,13 @@ fn successive_clients_with_one_flow_each_have_their_own_packets() {
 #[test]
 fn a_syn_that_reaches_the_tap_before_its_event_is_not_the_older_connections() {
     let flow = tcp(80, 40_000);
-    let (first, second) = (socket(1, flow, 7, ms(2)), socket(2, flow, 8, ms(310)));
+    let (first, second) = (accepted(1, flow, 7, ms(2)), accepted(2, flow, 8, ms(310)).with_isn(2));
     for is_closed in [true, false] {
         let mut join = join(&[listener(7).is_opened(flow, ms(1)), first.is_used(ms(2))]);
         if is_closed {
             join.event(&first.is_closed(ms(200)));
         }
-        join.event(&listener(7).is_opened(flow, us(300_020)));
+        join.event(&listener(7).with_isn(2).is_opened(flow, us(300_020)));
         join.event(&second.is_used(ms(310)));
         assert_eq!(syn_received(&join, flow, ms(300)), owner(8), "closed: {is_closed}");
         assert_eq!(received(&join, flow, us(300_500)), owner(8));
@@ -231,12 +240,10 @@ fn a_connection_that_was_accepted_without_a_word_is_known_from_its_close() {
 
 #[test]
 fn the_close_of_a_connection_that_was_reset_is_not_the_accept_of_the_next_one() {
-    let flow = tcp(40_000, 80);
-    let listener = socket(1, bound(flow.reversed()), 5, ms(0));
-    let old = socket(2, flow.reversed(), 9, ms(20));
-    let close = SocketNews { dead: true, ..old.is_closed(ms(20)) };
-    let join = join(&[listener.is_opened(flow.reversed(), ms(10)), close]);
-    assert_eq!(syn_received(&join, flow.reversed(), ms(10)), by_listener(5));
+    let flow = tcp(80, 40_000);
+    let old = accepted(2, flow, 9, ms(20)).with_isn(1);
+    let join = join(&[listener(5).with_isn(2).is_opened(flow, ms(10)), old.is_closed(ms(20))]);
+    assert_eq!(syn_received(&join, flow, ms(10)), by_listener(5));
 }
 
 #[test]
@@ -284,42 +291,55 @@ fn the_syn_of_a_connection_does_not_end_it() {
     assert_eq!(sent(&join, flow, ms(21)), owner(7));
 }
 
+/// Two connections with one flow, and the sockets that two processes accept them as. The first one was reset while it
+/// waited.
+fn reset_in_the_queue(flow: Flow) -> [SocketNews; 4] {
+    let (first, second) =
+        (accepted(2, flow, 8, ms(10)).with_isn(1), accepted(3, flow, 9, ms(20)).with_isn(2));
+    [
+        listener(7).with_isn(1).is_opened(flow, ms(1)),
+        listener(7).with_isn(2).is_opened(flow, ms(3)),
+        first.is_used(ms(10)),
+        second.is_used(ms(20)),
+    ]
+}
+
 #[test]
-fn a_connection_reset_in_the_queue_and_the_next_one_of_its_flow_are_told_apart_once_both_are_accepted() {
+fn connections_of_one_flow_are_told_apart_by_their_sequence_numbers() {
     let flow = tcp(80, 40_000);
-    let mut join = join(&[listener(7).is_opened(flow, ms(1)), listener(7).is_opened(flow, ms(3))]);
-    assert_eq!(received(&join, flow, ms(4)), AMBIGUOUS);
-    join.event(&socket(2, flow, 8, ms(10)).is_used(ms(10)));
-    assert_eq!(received(&join, flow, ms(4)), AMBIGUOUS);
-    join.event(&socket(3, flow, 9, ms(20)).is_used(ms(20)));
+    let [opened, reopened, first, second] = reset_in_the_queue(flow);
+    let mut join = join(&[opened, reopened]);
+    assert_eq!(received(&join, flow, ms(4)), AMBIGUOUS, "the second SYN may have been refused");
+    join.event(&second);
+    assert_eq!(received(&join, flow, ms(4)), owner(9));
+    assert_eq!(received(&join, flow, ms(2)), by_listener(7));
+    join.event(&first);
     assert_eq!(received(&join, flow, ms(2)), owner(8));
     assert_eq!(received(&join, flow, ms(4)), owner(9));
 }
 
 #[test]
-fn accepts_that_are_told_in_the_wrong_order_are_put_right() {
+fn a_syn_after_the_accept_of_the_connection_before_is_a_new_one() {
     let flow = tcp(80, 40_000);
+    let first = accepted(2, flow, 8, ms(2)).with_isn(1);
     let join = join(&[
-        listener(7).is_opened(flow, ms(1)),
-        listener(7).is_opened(flow, ms(3)),
-        socket(3, flow, 9, us(10_002)).is_used(us(10_002)),
-        socket(2, flow, 8, ms(10)).is_used(ms(10)),
+        listener(7).with_isn(1).is_opened(flow, ms(1)),
+        first.is_used(ms(2)),
+        listener(7).with_isn(2).is_opened(flow, ms(5)),
     ]);
-    assert_eq!(received(&join, flow, ms(2)), owner(8));
-    assert_eq!(received(&join, flow, ms(4)), owner(9));
+    assert_eq!(received(&join, flow, ms(3)), owner(8));
+    assert_eq!(received(&join, flow, ms(6)), by_listener(7));
 }
 
 #[test]
-fn connections_of_one_flow_that_wait_at_different_listeners_stay_ambiguous() {
+fn an_accept_of_a_connection_whose_syn_was_not_told_is_not_that_of_another_one() {
     let flow = tcp(80, 40_000);
-    let other = Socket { cookie: 101, ..listener(8) };
-    let join = join(&[
-        listener(7).is_opened(flow, ms(1)),
-        other.is_opened(flow, ms(3)),
-        socket(3, flow, 8, ms(10)).is_used(ms(10)),
-        socket(2, flow, 7, ms(20)).is_used(ms(20)),
-    ]);
-    assert_eq!(received(&join, flow, ms(4)), AMBIGUOUS);
+    let [_, reopened, first, second] = reset_in_the_queue(flow);
+    let mut join = join(&[reopened, first]);
+    assert_eq!(received(&join, flow, ms(4)), by_listener(7));
+    assert_eq!(received(&join, flow, ms(15)), AMBIGUOUS);
+    join.event(&second);
+    assert_eq!(received(&join, flow, ms(4)), owner(9));
 }
 
 #[test]

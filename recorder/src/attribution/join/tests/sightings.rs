@@ -9,7 +9,7 @@ const ANY: Reach = Reach { v4: true, v6: true, one_device: false };
 const V4: Reach = Reach { v6: false, ..ANY };
 
 fn seen(cookie: u64, flow: Flow, holder: Holder) -> Sighting {
-    Sighting { cookie: Cookie(cookie), netns: NetNs(1), flow, reach: V4, holder, is_crowded: false }
+    Sighting { cookie: Cookie(cookie), netns: NetNs(1), flow, reach: V4, holder }
 }
 
 fn held_by(process: u64) -> Holder {
@@ -158,15 +158,6 @@ fn a_connection_whose_syn_was_told_and_that_is_seen_waiting_is_one() {
     join.event(&socket(2, flow, 8, ms(10)).is_used(ms(10)));
     assert_eq!(received(&join, flow, ms(5)), owner(8));
     assert_eq!(join.flows[&flow].len(), 1);
-}
-
-#[test]
-fn where_connections_waited_an_accept_may_be_of_an_older_one() {
-    let (flow, listening) = (tcp(80, 40_000), bound(tcp(80, 0)));
-    let mut join = after_snapshot(&[Sighting { is_crowded: true, ..seen(100, listening, held_by(7)) }]);
-    join.event(&listener(7).is_opened(flow, ms(10)));
-    join.event(&socket(2, flow, 8, ms(20)).is_used(ms(20)));
-    assert_eq!(received(&join, flow, ms(30)), LOST);
 }
 
 // ---- A snapshot: sockets without a remote end ----

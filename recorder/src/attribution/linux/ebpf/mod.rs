@@ -12,7 +12,7 @@ use aya::{Btf, Ebpf, EbpfLoader};
 use recorder_shared::{
     CONTROL_EPOCH, CONTROL_LOST, KIND_CLOSE, KIND_FLOW, KIND_LISTEN, KIND_USE, Offsets,
     PROCESS_ARGUMENTS_CUT, PROCESS_CGROUP_CUT, PROCESS_TRACKED, ProcessEvent, ProcessEventWithArguments,
-    SOCKET_CLOSED_BY_OTHER, SOCKET_DEAD, SOCKET_DRAINED, SocketEvent, address_to_bytes,
+    SOCKET_CLOSED_BY_OTHER, SOCKET_DRAINED, SocketEvent, address_to_bytes,
 };
 
 use self::sys::Wire;
@@ -258,8 +258,8 @@ fn socket_news(event: &SocketEvent) -> Option<SocketNews> {
         flow: Flow { protocol: Protocol(event.protocol), local, remote },
         user: (event.process != 0).then_some(user),
         existed: MonoTime::from_ns(event.existed_ns),
+        remote_isn: event.remote_isn,
         drained: event.flags & SOCKET_DRAINED != 0,
-        dead: event.flags & SOCKET_DEAD != 0,
         closed_by_other: event.flags & SOCKET_CLOSED_BY_OTHER != 0,
     })
 }

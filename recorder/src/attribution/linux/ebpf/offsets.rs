@@ -50,6 +50,7 @@ impl KernelTypes {
         let cgroup = self.find("cgroup")?;
         let kernfs_node = self.find("kernfs_node")?;
         let sock = self.find("sock")?;
+        let tcp = self.find("tcp_sock")?;
         let socket = self.find("socket")?;
         let net = self.find("net")?;
         Ok(Offsets {
@@ -95,6 +96,8 @@ impl KernelTypes {
             sock_v6_daddr: sock.offset("__sk_common.skc_v6_daddr")?,
             sock_net: sock.offset("__sk_common.skc_net.net")?,
             sock_cookie: sock.offset("__sk_common.skc_cookie")?,
+            tcp_rcv_nxt: tcp.offset("rcv_nxt")?,
+            tcp_bytes_received: tcp.offset("bytes_received")?,
             socket_sk: socket.offset("sk")?,
             net_inum: net.offset("ns.inum")?,
         })

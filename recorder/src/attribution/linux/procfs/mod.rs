@@ -10,12 +10,12 @@ mod sock_diag;
 
 use std::io;
 
-use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
+use foldhash::{HashSet, HashSetExt};
 
 use self::holders::Holders;
 use self::sock_diag::Entry;
 use super::clock_ns;
-use crate::attribution::event::{Holder, NetNs, Scan, Sighting};
+use crate::attribution::event::{Holder, Scan, Sighting};
 use crate::model::{Found, MonoTime, Protocol};
 
 /// Why sockets and their holders cannot be looked up.
@@ -99,7 +99,6 @@ impl Scanner {
         wanted.extend(entries.iter().map(|(_, entry)| entry.inode).filter(|inode| *inode != 0));
         let mut holders = self.holders.find(&wanted, found == Found::Procfs)?;
         self.hidden = Hidden { processes: holders.unreadable, namespaces: closed };
-        let dead = ports_with_dead_connections(&entries);
         let counts = |entry: &Entry| entry.inode != 0 || entry.waits;
         let sockets = entries.into_iter().filter(|(_, entry)| counts(entry)).map(|(netns, entry)| Sighting {
             cookie: entry.cookie,
@@ -110,7 +109,6 @@ impl Scanner {
                 true => Holder::Unclear,
                 false => holders.holders.get(&entry.inode).copied().unwrap_or(Holder::Nobody),
             },
-            is_crowded: entry.queue > 0 && dead.contains(&(netns, entry.flow.local.port)),
         });
         let sockets = sockets.collect();
         Ok(Scan { began, ended: now(), found, processes: std::mem::take(&mut holders.processes), sockets })
@@ -120,17 +118,6 @@ impl Scanner {
     pub const fn hidden(&self) -> Hidden {
         self.hidden
     }
-}
-
-/// Where more connections wait to be accepted than there are at that port: a connection that was reset is not listed.
-fn ports_with_dead_connections(entries: &[(NetNs, Entry)]) -> HashSet<(NetNs, u16)> {
-    let mut waiting: HashMap<(NetNs, u16), i64> = HashMap::new();
-    for (netns, entry) in entries.iter().filter(|(_, entry)| entry.flow.protocol == Protocol::TCP) {
-        let is_connected = entry.flow.remote.port != 0;
-        let change = if is_connected { -1 } else { i64::from(entry.queue) };
-        *waiting.entry((*netns, entry.flow.local.port)).or_default() += change;
-    }
-    waiting.into_iter().filter(|(_, count)| *count > 0).map(|(port, _)| port).collect()
 }
 
 fn now() -> MonoTime {

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_sock_diag::SockDiagMessage;
 use netlink_packet_sock_diag::constants::{
-    AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_UDPLITE, TCP_CLOSE_WAIT, TCP_ESTABLISHED, TCP_LISTEN,
+    AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_UDPLITE, TCP_CLOSE_WAIT, TCP_ESTABLISHED,
 };
 use netlink_packet_sock_diag::inet::nlas::Nla;
 use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags};
@@ -33,8 +33,6 @@ pub(super) struct Entry {
     pub(super) inode: u32,
     /// It is connected, and no process has accepted it.
     pub(super) waits: bool,
-    /// It listens, and so many connections wait there to be accepted.
-    pub(super) queue: u32,
 }
 
 /// Asks about all sockets of the network namespace that this netlink socket was opened in.
@@ -128,8 +126,6 @@ fn entry(response: &InetResponse, protocol: u8) -> Entry {
         },
         inode: header.inode,
         waits: header.inode == 0 && matches!(header.state, TCP_ESTABLISHED | TCP_CLOSE_WAIT),
-        // Of a listening socket the kernel tells the length of its queue here (`tcp_diag_get_info`).
-        queue: if header.state == TCP_LISTEN { header.recv_queue } else { 0 },
     }
 }
 
