@@ -11,7 +11,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_sk_storage_get};
 use recorder_shared::{
-    Address, KIND_CLOSE, KIND_FLOW, KIND_USE, SOCKET_CLOSED_BY_OTHER, SOCKET_DRAINED, Socket, SocketEvent, ports,
+    Address, KIND_CLOSE, KIND_FLOW, KIND_USE, SOCKET_CLOSED_BY_OTHER, SOCKET_CONNECTS, SOCKET_DRAINED, Socket, SocketEvent, ports,
 };
 
 use crate::kernel::{SockHead, probe, untyped};
@@ -174,6 +174,8 @@ pub fn bound(sk: *mut c_void, cookie: u64, kind: u32, protocol: u32) {
 /// How a socket is used.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Use {
+    /// It is connected, or was accepted: no data is moved.
+    Connection,
     /// Something was received from it.
     Receive,
     /// Anything else.
@@ -221,13 +223,13 @@ pub fn used_for_connection(sk: *mut c_void, protocol: impl FnOnce() -> u32, cook
     let head = SockHead::of(sk);
     match find(sk) {
         Some(socket) if is_told(socket, user) => {}
-        Some(socket) => tell_user(sk, socket, &head, user, Use::Other),
+        Some(socket) => tell_user(sk, socket, &head, user, Use::Connection),
         None => {
             let mut socket =
                 Socket { cookie: cookie(), netns: head.netns(), protocol: protocol(), ..UNKEPT };
             // Without a cookie it cannot be told which socket it is.
             if socket.cookie != 0 {
-                tell_user(sk, &mut socket, &head, user, Use::Other);
+                tell_user(sk, &mut socket, &head, user, Use::Connection);
             }
         }
     }
@@ -281,7 +283,8 @@ fn tell_user(sk: *const c_void, socket: &mut Socket, head: &SockHead, user: Curr
         socket.received_ns = now;
     }
     let flow = flow_of(head, socket.protocol as u8);
-    if announce(socket, KIND_USE, 0, now, &flow, remote_isn(sk, &flow)) {
+    let flags = if how == Use::Connection { SOCKET_CONNECTS } else { 0 };
+    if announce(socket, KIND_USE, flags, now, &flow, remote_isn(sk, &flow)) {
         socket.use_epoch = epoch();
     }
 }

@@ -27,6 +27,8 @@ pub const KIND_CLOSE: u8 = 4;
 pub const SOCKET_DRAINED: u16 = 1;
 /// A [`SocketEvent`] flag at [`KIND_CLOSE`]: another process closes it than its user.
 pub const SOCKET_CLOSED_BY_OTHER: u16 = 2;
+/// A [`SocketEvent`] flag at [`KIND_USE`]: the call was connect, accept or getpeername, which moves no data.
+pub const SOCKET_CONNECTS: u16 = 4;
 /// The kind of a [`ProcessEvent`].
 pub const KIND_PROCESS: u8 = 5;
 

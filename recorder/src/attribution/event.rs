@@ -79,10 +79,19 @@ pub struct SocketNews {
     /// TCP: the initial sequence number of the remote end, at an opening and where the flow has a remote end. A SYN and the
     /// socket that came of it have it in common.
     pub remote_isn: u32,
+    /// The socket is connected, or was accepted: no data was moved.
+    pub connects: bool,
     /// The socket is closed, and nothing that it sent is on its way any more.
     pub drained: bool,
     /// The socket is closed, and by another process than its user.
     pub closed_by_other: bool,
+}
+
+impl SocketNews {
+    /// Whether it tells of data that was sent or received.
+    pub fn moves_data(&self) -> bool {
+        self.happening == Happening::IsUsed && !self.connects
+    }
 }
 
 /// A process that uses sockets.

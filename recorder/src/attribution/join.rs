@@ -29,11 +29,10 @@ pub(super) const HOOK_SLACK: Duration = Duration::from_millis(1);
 /// How long a closed TCP connection is remembered: the kernel still answers for it (TIME_WAIT, 60 s, and the last
 /// retransmissions before it).
 const TCP_LINGER: Duration = Duration::from_secs(120);
-/// How long before the event of its SYN another packet of an incoming connection may seem to be: the hook runs before the
-/// answer is made, but on another clock.
-const HANDSHAKE_ERROR: Duration = Duration::from_micros(20);
 /// How far packet times and event times may be apart, being read from two clocks.
 const CLOCK_ERROR: Duration = Duration::from_micros(200);
+/// The same where an event and a packet follow each other within microseconds, and which came first decides whose it is.
+const FINE_CLOCK_ERROR: Duration = Duration::from_micros(20);
 /// How long another closed flow is remembered: its last packets may stand in a queue of the network layer. Also one that
 /// its socket has left for another, because the kernel side tells it again when it comes back.
 const LINGER: Duration = Duration::from_secs(2);
@@ -350,6 +349,7 @@ impl Join {
                 tid: 0,
                 from: news.at,
                 confirmed: news.at,
+                moved_data: None,
                 handover: None,
                 found: Found::Socket,
             });

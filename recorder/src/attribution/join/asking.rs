@@ -2,7 +2,7 @@
 
 use super::holds::Hold;
 use super::sockets::ONE_OF_SEVERAL;
-use super::{Answer, HANDSHAKE_ERROR, HOOK_SLACK, Join, Question, SLACK, TCP_LINGER, closed_at};
+use super::{Answer, FINE_CLOCK_ERROR, HOOK_SLACK, Join, Question, SLACK, TCP_LINGER, closed_at};
 use crate::attribution::event::{Cookie, NetNs};
 use crate::model::{Flow, Found, MonoTime, Protocol, Reason};
 
@@ -60,7 +60,7 @@ impl Join {
         let holds = ends.iter().filter_map(|flow| self.flows.get(flow)).flatten();
         let bound = ends.iter().flat_map(|flow| self.bound.at(*flow));
         for hold in holds.clone() {
-            let begins = [SLACK, HOOK_SLACK, HANDSHAKE_ERROR].map(|time| hold.from.minus(time));
+            let begins = [SLACK, HOOK_SLACK, FINE_CLOCK_ERROR].map(|time| hold.from.minus(time));
             begins.into_iter().chain([hold.from, hold.confirmed]).for_each(&mut consider);
             hold.reopened.into_iter().for_each(&mut consider);
         }
@@ -215,7 +215,7 @@ impl Join {
             if is_doubtful {
                 return Answer::None(Reason::EventsLost);
             }
-            return socket.turn_at(&used, question);
+            return socket.turn_at(&used, question, hold.listener.is_some());
         }
         if question.waited < SLACK {
             return Answer::None(Reason::TooLate);

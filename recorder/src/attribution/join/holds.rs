@@ -1,6 +1,6 @@
 //! Stretches of time in which a flow belonged to a socket.
 
-use super::{HANDSHAKE_ERROR, HOOK_SLACK, Question, SLACK};
+use super::{FINE_CLOCK_ERROR, HOOK_SLACK, Question, SLACK};
 use crate::attribution::event::{Cookie, NetNs, Scan, Sighting, SocketNews};
 use crate::model::{Found, MonoTime, Protocol};
 
@@ -76,7 +76,7 @@ impl Hold {
     /// else comes before it, but for the error of the clocks, is the end of an older one.
     pub(super) fn begins_with(&self, question: &Question) -> bool {
         let is_syn = question.opens && !question.sent;
-        self.listener.is_none() || is_syn || self.from.since(question.at) <= HANDSHAKE_ERROR
+        self.listener.is_none() || is_syn || self.from.since(question.at) <= FINE_CLOCK_ERROR
     }
 
     /// Whether nothing tells when it began: any loss may have been of its former user.

@@ -402,27 +402,24 @@ impl World {
 
     // ---- The kernel side: recorder-ebpf/src/socket.rs, step by step ----
 
-    fn announce(
-        &mut self,
-        socket: usize,
-        kept: Kept,
-        happening: Happening,
-        at: u64,
-        flow: Flow,
-        remote_isn: u32,
-    ) -> bool {
+    fn announce(&mut self, news: SocketNews) -> bool {
         if self.random.within(0, 1000) < self.loss_per_mille {
             self.has_lost = true;
             return false;
         }
-        let Socket { cookie, netns, .. } = self.sockets[socket];
+        self.events.push(news);
+        true
+    }
+
+    fn news(&self, socket: usize, kept: Kept, happening: Happening, at: u64, flow: Flow) -> SocketNews {
+        let Socket { cookie, netns, remote_isn, .. } = self.sockets[socket];
         let user = User {
             handover: None,
             process: ProcessId(kept.process),
             tid: kept.process as u32,
             since: MonoTime::from_ns(kept.since),
         };
-        self.events.push(SocketNews {
+        SocketNews {
             happening,
             at: MonoTime::from_ns(at),
             cookie: Cookie(cookie),
@@ -430,11 +427,11 @@ impl World {
             flow,
             user: (kept.process != 0).then_some(user),
             existed: MonoTime::from_ns(kept.existed),
-            drained: false,
             remote_isn,
+            connects: false,
+            drained: false,
             closed_by_other: false,
-        });
-        true
+        }
     }
 
     /// The moment at which a hook reads the clock, a little before it reserves its place in the ring.
@@ -485,7 +482,7 @@ impl World {
         kept.change_user(process, at);
         let kept = *kept;
         let flow = self.flow_in_socket(socket);
-        if self.announce(socket, kept, Happening::IsUsed, at, flow, self.sockets[socket].remote_isn) {
+        if self.announce(self.news(socket, kept, Happening::IsUsed, at, flow)) {
             self.sockets[socket].kept.use_epoch = self.epoch;
         }
     }
@@ -502,7 +499,8 @@ impl World {
             flow.remote.port = 0;
         }
         let unkept = Kept { process, since: at, ..Kept::default() };
-        self.announce(socket, unkept, Happening::IsUsed, at, flow, self.sockets[socket].remote_isn);
+        let news = self.news(socket, unkept, Happening::IsUsed, at, flow);
+        self.announce(SocketNews { connects: true, ..news });
     }
 
     /// A reset takes the port from a socket that was not bound to one.
@@ -521,7 +519,7 @@ impl World {
         if !self.sockets[socket].is_kept || kept.flow_epoch == self.epoch && kept.flow == Some(flow) {
             return;
         }
-        if self.announce(socket, kept, Happening::HasFlow, at, flow, 0) {
+        if self.announce(self.news(socket, kept, Happening::HasFlow, at, flow)) {
             let kept = &mut self.sockets[socket].kept;
             kept.flow = Some(flow);
             kept.flow_epoch = self.epoch;
@@ -536,7 +534,7 @@ impl World {
         if kept.process == 0 && happening == Happening::HasFlow {
             kept.existed = at;
         }
-        self.announce(socket, kept, happening, at, flow, remote_isn);
+        self.announce(SocketNews { remote_isn, ..self.news(socket, kept, happening, at, flow) });
     }
 
     fn closed(&mut self, socket: usize, process: u64) {
@@ -545,7 +543,7 @@ impl World {
         let mut kept = self.sockets[socket].kept;
         let flow = self.flow_in_socket(socket);
         kept.change_user(process, at);
-        self.announce(socket, kept, Happening::IsClosed, at, flow, self.sockets[socket].remote_isn);
+        self.announce(self.news(socket, kept, Happening::IsClosed, at, flow));
     }
 
     // ---- Packets ----

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Answer, HOOK_SLACK, LINGER, Question, SLACK, TCP_LINGER};
+use super::{Answer, FINE_CLOCK_ERROR, HOOK_SLACK, LINGER, Question, SLACK, TCP_LINGER};
 use crate::attribution::event::{Handover, Holder, ProcessId, Scan, SocketNews, User};
 use crate::model::{Flow, Found, MonoTime, Protocol, Reason};
 
@@ -39,6 +39,8 @@ pub(super) struct Use {
     /// The last time at which this was heard.
     pub(super) confirmed: MonoTime,
     /// How the socket came to it from the one before, as far as that is known.
+    /// When it was first told to send or receive.
+    pub(super) moved_data: Option<MonoTime>,
     pub(super) handover: Option<Handover>,
     pub(super) found: Found,
 }
@@ -76,6 +78,10 @@ impl SocketState {
             return;
         };
         if last.process == user.process && last.from <= user.since {
+            if news.moves_data() {
+                let moved = last.moved_data.unwrap_or(news.at);
+                last.moved_data = Some(moved.min(news.at));
+            }
             last.tid = if last.tid == user.tid { last.tid } else { 0 };
             // Confirmed only if it used the socket all the time since; otherwise another one may have in between.
             if user.since <= last.from || user.since <= last.confirmed {
@@ -107,6 +113,7 @@ impl SocketState {
             tid: 0,
             from: scan.ended,
             confirmed: scan.began,
+            moved_data: None,
             handover: None,
             found: scan.found,
         };
@@ -137,6 +144,7 @@ impl SocketState {
             let received = used.handover.map(|handover| handover.former_received);
             received.into_iter().for_each(|time| consider(time.plus(Duration::from_nanos(1))));
         }
+        [self.first_data(), self.closed].iter().flatten().for_each(|touched| consider(touched.minus(SLACK)));
         let ends = self.closed.map(|closed| [closed, closed.plus(TCP_LINGER), self.last_sent]);
         for end in ends.into_iter().flatten() {
             consider(end);
@@ -148,10 +156,16 @@ impl SocketState {
     /// Whose the packet is at this time of this use. What comes in after the user's last receive and before another process
     /// first receives is read by that one, which may have waited for it all the time: then it is that one's, if it had
     /// the socket by then; else it cannot be told which of the two had it. What the user itself sends is its own.
-    pub(super) fn turn_at(&self, used: &Use, question: &Question) -> Answer {
+    ///
+    /// `came_in`: through a listening socket. Who accepts such a connection may do so for others, as an inetd does.
+    pub(super) fn turn_at(&self, used: &Use, question: &Question, came_in: bool) -> Answer {
         let mine = used.answer();
         if question.sent && question.by_call || question.at < used.from {
             return mine;
+        }
+        if came_in && self.is_untouched(question.at) {
+            let is_final = question.waited >= SLACK;
+            return Answer::None(if is_final { Reason::Ambiguous } else { Reason::TooLate });
         }
         if question.waited < SLACK && self.is_shared() {
             return Answer::None(Reason::TooLate);
@@ -161,10 +175,27 @@ impl SocketState {
         }
         match self.handover_after(question.at) {
             Some((next, _)) if next.process == used.process => mine,
+            // The program that reads it did not run yet.
+            Some((_, Handover { began: Some(began), .. })) if question.at.plus(FINE_CLOCK_ERROR) < began => {
+                mine
+            }
             Some((next, handover)) if self.waited_at(question.at, handover) => next.answer(),
             Some(_) => Answer::None(Reason::Ambiguous),
             None => mine,
         }
+    }
+
+    /// Whether nobody moves data over it, nor its user closes it, until so long after this time that whoever waits for a
+    /// packet has got it: then it is not known who does.
+    fn is_untouched(&self, at: MonoTime) -> bool {
+        let until = at.plus(SLACK);
+        let is_closed = self.closed.is_some_and(|closed| closed <= until)
+            && self.uses.last().is_some_and(|last| last.process != ONE_OF_SEVERAL);
+        !is_closed && self.first_data().is_none_or(|moved| moved > until)
+    }
+
+    fn first_data(&self) -> Option<MonoTime> {
+        self.uses.iter().filter_map(|used| used.moved_data).min()
     }
 
     /// The next use, if it begins so soon that what comes in at this time may be its, by all that is known of the user
@@ -226,7 +257,8 @@ impl SocketState {
 impl Use {
     pub(super) fn new(news: &SocketNews, user: User) -> Self {
         let User { process, tid, since, handover } = user;
-        Self { process, tid, from: since, confirmed: news.at, handover, found: Found::Socket }
+        let moved_data = news.moves_data().then_some(news.at);
+        Self { process, tid, from: since, confirmed: news.at, moved_data, handover, found: Found::Socket }
     }
 
     /// Whether it was only seen who had the socket open, at a time of which it is told now who used it.

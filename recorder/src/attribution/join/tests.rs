@@ -81,6 +81,7 @@ impl Socket {
             flow,
             user: (self.user != 0).then_some(user),
             existed: self.existed,
+            connects: false,
             drained: false,
             remote_isn: self.remote_isn,
             closed_by_other: false,
@@ -521,14 +522,40 @@ fn a_process_that_waited_in_its_receive_is_the_receiver_of_what_woke_it() {
         owner(process(PARENT)),
         "whoever sends is heard of before its packet"
     );
+    assert_eq!(received(&join, flow, ms(101)), owner(process(PARENT)), "the child is not born");
     assert_eq!(
-        received(&join, flow, ms(101)),
+        received(&join, flow, ms(112)),
         AMBIGUOUS,
         "the child has hardly begun, the parent did not read it"
     );
     assert_eq!(received(&join, flow, ms(99)), owner(process(PARENT)), "the handshake before the accept");
     let hasty = Question { sent: false, waited: Duration::from_millis(4), ..about(flow, ms(120)) };
     assert_eq!(join.ask(&hasty), LATE);
+}
+
+#[test]
+fn who_has_only_accepted_a_connection_may_have_done_so_for_another_one() {
+    let flow = tcp(22, 40_000);
+    let accepted = accepted(1, flow, 7, ms(2));
+    let by_accept = SocketNews { connects: true, ..accepted.is_used(ms(2)) };
+    let mut join = join(&[listener(7).is_opened(flow, ms(1)), by_accept]);
+    assert_eq!(sent(&join, flow, us(1_010)), owner(7), "the handshake");
+    assert_eq!(received(&join, flow, ms(10)), AMBIGUOUS, "nobody has read it for long");
+    let hasty = Question { sent: false, waited: Duration::from_millis(4), ..about(flow, ms(10)) };
+    assert_eq!(join.ask(&hasty), LATE);
+    let later = accepted.used_by(8, ms(100)).handed_over(MonoTime::default(), None);
+    let (read_by_itself, closed) = (accepted.is_used(ms(100)), accepted.is_closed(ms(100)));
+    let by_other = SocketNews { closed_by_other: true, ..closed };
+    for (touch, at_50, at_49) in [
+        (read_by_itself, owner(7), AMBIGUOUS),
+        (later.is_used(ms(100)), AMBIGUOUS, AMBIGUOUS),
+        (closed, owner(7), AMBIGUOUS),
+        (by_other, AMBIGUOUS, AMBIGUOUS),
+    ] {
+        join = self::join(&[listener(7).is_opened(flow, ms(1)), by_accept, touch]);
+        assert_eq!(received(&join, flow, ms(50)), at_50, "{touch:?}");
+        assert_eq!(received(&join, flow, ms(49)), at_49, "{touch:?}");
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use aya::{Btf, Ebpf, EbpfLoader};
 use recorder_shared::{
     CONTROL_EPOCH, CONTROL_LOST, KIND_CLOSE, KIND_FLOW, KIND_LISTEN, KIND_USE, Offsets,
     PROCESS_ARGUMENTS_CUT, PROCESS_CGROUP_CUT, PROCESS_TRACKED, ProcessEvent, ProcessEventWithArguments,
-    SOCKET_CLOSED_BY_OTHER, SOCKET_DRAINED, SocketEvent, address_to_bytes,
+    SOCKET_CLOSED_BY_OTHER, SOCKET_CONNECTS, SOCKET_DRAINED, SocketEvent, address_to_bytes,
 };
 
 use self::sys::Wire;
@@ -259,6 +259,7 @@ fn socket_news(event: &SocketEvent) -> Option<SocketNews> {
         user: (event.process != 0).then_some(user),
         existed: MonoTime::from_ns(event.existed_ns),
         remote_isn: event.remote_isn,
+        connects: event.flags & SOCKET_CONNECTS != 0,
         drained: event.flags & SOCKET_DRAINED != 0,
         closed_by_other: event.flags & SOCKET_CLOSED_BY_OTHER != 0,
     })
