@@ -284,7 +284,7 @@ fn tell_user(sk: *const c_void, socket: &mut Socket, head: &SockHead, user: Curr
     }
     let flow = flow_of(head, socket.protocol as u8);
     let flags = if how == Use::Connection { SOCKET_CONNECTS } else { 0 };
-    if announce(socket, KIND_USE, flags, now, &flow, remote_isn(sk, &flow)) {
+    if announce(socket, KIND_USE, flags, now, &flow, remote_isn(sk, socket, &flow)) {
         socket.use_epoch = epoch();
     }
 }
@@ -392,7 +392,7 @@ pub fn closed(sk: *mut c_void, facts: impl FnOnce() -> Facts) {
     let drained = !is_tcp && probe::<u32>(untyped(sk), offset!(sock_wmem_alloc)) <= 1;
     let flags = if drained { SOCKET_DRAINED } else { 0 } | if by_other { SOCKET_CLOSED_BY_OTHER } else { 0 };
     let flow = flow_of(&head, socket.protocol as u8);
-    announce(&socket, KIND_CLOSE, flags, now, &flow, remote_isn(sk, &flow));
+    announce(&socket, KIND_CLOSE, flags, now, &flow, remote_isn(sk, &socket, &flow));
 }
 
 /// Sends one event about a socket. Whether the ring took it.
@@ -428,10 +428,11 @@ fn announce(socket: &Socket, kind: u8, flags: u16, at_ns: u64, flow: &Flow, remo
 
 /// The initial sequence number of the remote end of a TCP connection: what was received since is counted (`tcp_rcv_nxt_update`
 /// in net/ipv4/tcp_input.c), and the SYN is one more. By it a SYN and the socket that came of it find each other: the flow
-/// may be that of an earlier connection too, which was reset while it waited to be accepted.
+/// may be that of an earlier connection too, which was reset while it waited to be accepted. 0, for not known, where there is
+/// no connection, and for a socket of MPTCP, which is not a `struct tcp_sock`.
 #[inline(always)]
-fn remote_isn(sk: *const c_void, flow: &Flow) -> u32 {
-    if flow.protocol != TCP || flow.remote_port == 0 {
+fn remote_isn(sk: *const c_void, socket: &Socket, flow: &Flow) -> u32 {
+    if socket.protocol != u32::from(TCP) || flow.remote_port == 0 {
         return 0;
     }
     let sk = untyped(sk);

@@ -104,7 +104,8 @@ pub struct SocketEvent {
     pub tid: u32,
     /// The process id of the user's parent, where `waited_since_ns` is not 0.
     pub parent_tgid: u32,
-    /// TCP: the initial sequence number of the remote end, where it is known: at [`KIND_LISTEN`], and where the flow is whole.
+    /// TCP: the initial sequence number of the remote end, where it is known: at [`KIND_LISTEN`], and where the flow is whole. 0 if
+    /// it is not known.
     pub remote_isn: u32,
 }
 

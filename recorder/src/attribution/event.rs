@@ -77,7 +77,7 @@ pub struct SocketNews {
     /// Before this time nothing could reach the socket; boot if it is not known.
     pub existed: MonoTime,
     /// TCP: the initial sequence number of the remote end, at an opening and where the flow has a remote end. A SYN and the
-    /// socket that came of it have it in common.
+    /// socket that came of it have it in common. 0 if it is not known (MPTCP).
     pub remote_isn: u32,
     /// The socket is connected, or was accepted: no data was moved.
     pub connects: bool,

@@ -319,12 +319,14 @@ impl Join {
             known.from = known.from.min(news.at);
             return;
         }
-        match holds.iter_mut().find(|hold| hold.is_accepted_by(news)) {
-            Some(accepted) => {
+        let mut waiting = holds.iter_mut().filter(|hold| hold.may_be_accepted_by(news));
+        match waiting.next() {
+            // Without a number it must be the only one.
+            Some(accepted) if news.remote_isn != 0 || waiting.next().is_none() => {
                 accepted.socket = Some(news.cookie);
                 accepted.confirmed = accepted.confirmed.max(news.at);
             }
-            None => insert_hold(holds, Hold::new(news, None, Some(news.cookie))),
+            _ => insert_hold(holds, Hold::new(news, None, Some(news.cookie))),
         }
     }
 

@@ -89,9 +89,10 @@ impl Hold {
         self.listener.is_some() && self.from.since(at) <= HOOK_SLACK
     }
 
-    /// Whether this is news of the socket that somebody accepted the connection as.
-    pub(super) fn is_accepted_by(&self, news: &SocketNews) -> bool {
-        self.socket.is_none() && self.netns == news.netns && self.remote_isn == news.remote_isn
+    /// Whether this may be news of the socket that somebody accepted the connection as: it is, if the number is known.
+    pub(super) fn may_be_accepted_by(&self, news: &SocketNews) -> bool {
+        let is_number = news.remote_isn == 0 || self.remote_isn == news.remote_isn;
+        self.socket.is_none() && self.netns == news.netns && is_number
     }
 
     /// Whether this is news of the same SYN.

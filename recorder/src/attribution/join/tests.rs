@@ -320,6 +320,18 @@ fn connections_of_one_flow_are_told_apart_by_their_sequence_numbers() {
 }
 
 #[test]
+fn without_a_sequence_number_only_the_one_connection_that_waits_can_have_been_accepted() {
+    let flow = tcp(80, 40_000);
+    let [opened, reopened, ..] = reset_in_the_queue(flow);
+    let of_mptcp = accepted(2, flow, 8, ms(10)).is_used(ms(10));
+    assert_eq!(received(&join(&[opened, of_mptcp]), flow, ms(5)), owner(8));
+    let join = join(&[opened, reopened, of_mptcp]);
+    for at in [5, 15] {
+        assert_eq!(received(&join, flow, ms(at)), AMBIGUOUS);
+    }
+}
+
+#[test]
 fn a_syn_after_the_accept_of_the_connection_before_is_a_new_one() {
     let flow = tcp(80, 40_000);
     let first = accepted(2, flow, 8, ms(2)).with_isn(1);
