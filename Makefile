@@ -35,7 +35,7 @@ test-kernels:
 	sh tests/run-built release kernels $(KERNELS)
 
 # Arguments for the accuracy suite: make accuracy ACCURACY=--quick
-ACCURACY ?= --attribution ebpf --write docs/ACCURACY.md
+ACCURACY ?= --attribution ebpf,procfs --write docs/ACCURACY.md
 accuracy:
 	sh tests/install-deps test
 	$(CARGO) build --release --workspace --bins
