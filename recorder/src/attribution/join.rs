@@ -14,7 +14,7 @@ use std::time::Duration;
 use foldhash::HashMap;
 
 use self::bound::BoundSockets;
-use self::holds::{Hold, insert_hold};
+use self::holds::{Hold, confirm_hold, insert_hold};
 use self::losses::Losses;
 use self::sockets::{ONE_OF_SEVERAL, SocketState, Use};
 use super::event::{Cookie, Happening, NetNs, ProcessId, Scan, Sighting, SocketNews};
@@ -156,12 +156,11 @@ impl Join {
         if is_whole(flow) {
             socket.flow.get_or_insert(flow);
             let holds = self.flows.entry(flow).or_default();
-            match holds.iter_mut().find(|hold| hold.socket == Some(cookie)) {
+            match holds.iter().position(|hold| hold.socket == Some(cookie)) {
                 Some(known) => {
-                    known.confirmed = known.confirmed.max(scan.began);
-                    if known.is_of_unknown_age() && is_told {
-                        known.from = known.from.min(new.from);
-                    }
+                    let is_older = holds[known].is_of_unknown_age() && is_told;
+                    let from = if is_older { new.from } else { holds[known].from };
+                    confirm_hold(holds, known, from, scan.began);
                 }
                 // Nobody told that it got this flow, so it had it before there was anybody to tell.
                 None => insert_hold(holds, new),
@@ -314,9 +313,8 @@ impl Join {
 
     fn learn_hold(&mut self, news: &SocketNews) {
         let holds = self.flows.entry(news.flow).or_default();
-        if let Some(known) = holds.iter_mut().find(|hold| hold.socket == Some(news.cookie)) {
-            known.confirmed = known.confirmed.max(news.at);
-            known.from = known.from.min(news.at);
+        if let Some(known) = holds.iter().position(|hold| hold.socket == Some(news.cookie)) {
+            confirm_hold(holds, known, news.at, news.at);
             return;
         }
         let mut waiting = holds.iter_mut().filter(|hold| hold.may_be_accepted_by(news));
@@ -326,7 +324,10 @@ impl Join {
                 accepted.socket = Some(news.cookie);
                 accepted.confirmed = accepted.confirmed.max(news.at);
             }
-            _ => insert_hold(holds, Hold::new(news, None, Some(news.cookie))),
+            _ => {
+                let from = began(holds, news, &self.losses);
+                insert_hold(holds, Hold { from, ..Hold::new(news, None, Some(news.cookie)) });
+            }
         }
     }
 
@@ -382,6 +383,19 @@ fn closed_at(sockets: &HashMap<Cookie, SocketState>, hold: &Hold) -> Option<Mono
     let cookie = hold.socket?;
     // A socket that is not remembered has been closed long ago.
     sockets.get(&cookie).map_or(Some(hold.confirmed), |socket| socket.closed)
+}
+
+/// When a connection began whose SYN nobody told: before any of its flow whose SYN was told, if none is forgotten or lost. While
+/// a later one opens, an earlier one that waits to be accepted is dead.
+fn began(holds: &[Hold], news: &SocketNews, losses: &Losses) -> MonoTime {
+    let opened = holds.iter().find(|hold| hold.netns == news.netns && hold.listener.is_some());
+    let remembered =
+        opened.filter(|first| first.from <= news.at && news.at < first.from.plus(UNACCEPTED_LINGER));
+    match remembered {
+        // So much before that the other one's SYN, which the tap saw before the event, is not its.
+        Some(first) if !losses.any_before(news.at, first.from) => first.from.minus(HOOK_SLACK),
+        _ => news.at,
+    }
 }
 
 /// Whether both ends are known: not so for an unconnected socket, nor for one that a reset has taken its port from.

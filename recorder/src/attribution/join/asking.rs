@@ -2,7 +2,9 @@
 
 use super::holds::Hold;
 use super::sockets::ONE_OF_SEVERAL;
-use super::{Answer, FINE_CLOCK_ERROR, HOOK_SLACK, Join, Question, SLACK, TCP_LINGER, closed_at};
+use super::{
+    Answer, CLOCK_ERROR, FINE_CLOCK_ERROR, HOOK_SLACK, Join, Question, SLACK, TCP_LINGER, closed_at,
+};
 use crate::attribution::event::{Cookie, NetNs};
 use crate::model::{Flow, Found, MonoTime, Protocol, Reason};
 
@@ -91,7 +93,9 @@ impl Join {
     /// Whether a SYN was seen in the midst of the connection, and what it opened may have been lost: in another namespace,
     /// or here, if a reset had ended the connection before its socket was closed.
     fn may_have_rival(&self, hold: &Hold) -> bool {
-        hold.reopened.is_some_and(|syn| syn > hold.from.plus(HOOK_SLACK) && self.losses.cast_shadow(syn))
+        // Its own SYN is before the event of it, unless it left from here and stood in a queue.
+        let own = if hold.listener.is_some() { CLOCK_ERROR } else { HOOK_SLACK };
+        hold.reopened.is_some_and(|syn| syn > hold.from.plus(own) && self.losses.cast_shadow(syn))
     }
 
     /// Whether another connection of the flow was open when this one was heard of, and nothing tells which of them goes on:

@@ -101,6 +101,16 @@ impl Hold {
     }
 }
 
+/// This one is there at a time, and from another one on, if that is earlier than it was known to be.
+pub(super) fn confirm_hold(holds: &mut Vec<Hold>, place: usize, from: MonoTime, at: MonoTime) {
+    let known = &mut holds[place];
+    known.confirmed = known.confirmed.max(at);
+    if from < known.from {
+        let earlier = Hold { from, ..holds.remove(place) };
+        insert_hold(holds, earlier);
+    }
+}
+
 /// Holds stand in the order of their beginning.
 pub(super) fn insert_hold(holds: &mut Vec<Hold>, hold: Hold) {
     if holds.is_empty() {

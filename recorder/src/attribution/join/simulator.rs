@@ -16,9 +16,9 @@ use super::*;
 use crate::model::Endpoint;
 
 /// Most of them made a wrong name once; hundreds of others were tried.
-const SEEDS: [u64; 25] = [
+const SEEDS: [u64; 29] = [
     2, 11, 13, 14, 204, 338, 359, 387, 394, 401, 506, 737, 7_130, 7_559, 7_715, 7_832, 8_092, 8_378, 8_430,
-    40_884, 41_904, 42_040, 100_112, 100_231, 5_000_598,
+    40_884, 41_904, 42_040, 100_112, 100_231, 1_373_300, 3_151_953, 3_602_038, 5_000_598, 6_357_872,
 ];
 const ACTIONS: u32 = 1200;
 /// What happened before the recording began.
