@@ -315,13 +315,13 @@ fn judge_one(packet: Packet, book: &Book<'_>, disagreements: &HashMap<u32, Strin
 
 fn verdict(comment: Option<&str>, senders: &[String], receivers: &[String]) -> Verdict {
     let Some(comment) = comment else {
-        let nobody = senders.is_empty() && receivers.is_empty();
+        let nobody = may_be_nobodys(senders) && may_be_nobodys(receivers);
         return if nobody { Verdict::Nobodys } else { Verdict::Unattributed };
     };
     match comment.split_once(" > ") {
         Some((sender, receiver)) => worse(end(sender, senders), end(receiver, receivers)),
-        None if senders.is_empty() => end(comment, receivers),
-        None if receivers.is_empty() => end(comment, senders),
+        None if may_be_nobodys(senders) && receivers.iter().any(|owner| owner == comment) => Verdict::Right,
+        None if may_be_nobodys(receivers) && senders.iter().any(|owner| owner == comment) => Verdict::Right,
         // Both ends have an owner, and one name stands there.
         None if senders.iter().chain(receivers).any(|owner| owner == comment) => Verdict::Unattributed,
         None => Verdict::Wrong,
@@ -330,11 +330,15 @@ fn verdict(comment: Option<&str>, senders: &[String], receivers: &[String]) -> V
 
 fn end(name: &str, owners: &[String]) -> Verdict {
     match name {
-        UNKNOWN if owners.is_empty() => Verdict::Right,
+        UNKNOWN if may_be_nobodys(owners) => Verdict::Right,
         UNKNOWN => Verdict::Unattributed,
         name if owners.iter().any(|owner| owner == name) => Verdict::Right,
         _ => Verdict::Wrong,
     }
+}
+
+fn may_be_nobodys(owners: &[String]) -> bool {
+    owners.is_empty() || owners.iter().any(|owner| owner == UNKNOWN)
 }
 
 fn worse(one: Verdict, other: Verdict) -> Verdict {
@@ -376,7 +380,7 @@ impl<'a> Book<'a> {
         Self { by_ports, openings }
     }
 
-    /// Who may be named for this end of a packet at this time. More than one only between two turns, and for a connection
+    /// Who may be named for this end of a packet at this time, [`UNKNOWN`] for nobody. More than one only between two turns, and for a connection
     /// that came in and was not yet accepted: the process that listens, and the one that accepts it a moment later.
     fn owners(&self, protocol: &str, end: End, time_ns: u64) -> Vec<String> {
         let End { local, remote, sent } = end;
@@ -402,8 +406,12 @@ impl<'a> Book<'a> {
                 owners.extend(of_any);
             }
         }
+        // While a socket is being closed it takes a datagram, or no longer does.
+        let is_closing = |truth: &&Truth| truth.closing_ns <= time_ns;
+        let is_uncertain = protocol != "tcp" && !sent && owners.iter().any(is_closing);
         let mut labels: Vec<String> = owners.into_iter().map(Truth::label).collect();
         labels.dedup();
+        labels.extend(is_uncertain.then(|| UNKNOWN.to_string()));
         labels
     }
 
@@ -475,6 +483,7 @@ mod tests {
             local: local.parse().unwrap(),
             remote: remote.parse().ok(),
             start_ns,
+            closing_ns: start_ns + 5,
             end_ns: start_ns + 5,
         }
     }
@@ -601,6 +610,24 @@ mod tests {
         assert_eq!(judged(SERVER, CLIENT, "client[1]"), Verdict::Wrong);
         assert_eq!(judged(SERVER, CLIENT, ""), Verdict::Nobodys);
         assert_eq!(judged(CLIENT, SERVER, "client[1]"), Verdict::Right);
+    }
+
+    #[test]
+    fn while_a_udp_socket_is_being_closed_its_owner_or_nobody_is_right_and_no_other() {
+        let udp =
+            Truth { protocol: "udp".into(), closing_ns: 102, ..truth(1, "client", CLIENT, SERVER, 100) };
+        let judged = |time, comment: &str| {
+            let packet = Packet { protocol: "udp".into(), ..packet(SERVER, CLIENT, time, comment) };
+            let truths = [udp.clone()];
+            judge_one(packet, &Book::new(&truths, &[]), &HashMap::new()).verdict
+        };
+        assert_eq!(judged(101, "? > client[1]"), Verdict::Right);
+        assert_eq!(judged(101, "? > ?"), Verdict::Unattributed);
+        assert_eq!(judged(103, "? > client[1]"), Verdict::Right);
+        assert_eq!(judged(103, "client[1]"), Verdict::Right);
+        assert_eq!(judged(103, "? > ?"), Verdict::Right);
+        assert_eq!(judged(103, ""), Verdict::Nobodys);
+        assert_eq!(judged(103, "? > other[2]"), Verdict::Wrong);
     }
 
     #[test]

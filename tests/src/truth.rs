@@ -27,6 +27,8 @@ pub struct Truth {
     pub remote: Option<SocketAddr>,
     /// Nanoseconds since the epoch: before the first packet of a client, after accept for a server.
     pub start_ns: u64,
+    /// Nanoseconds since the epoch: before close, if it said so; else as `end_ns`.
+    pub closing_ns: u64,
     /// Nanoseconds since the epoch: after close. `u64::MAX` if nothing tells when it ended.
     pub end_ns: u64,
 }
@@ -51,7 +53,7 @@ pub fn read(log: impl AsRef<Path>) -> Vec<Truth> {
         if truth.end_ns == u64::MAX {
             open.insert(key, truths.len());
         } else if let Some(first) = open.remove(&key) {
-            truths[first].end_ns = truth.end_ns;
+            (truths[first].closing_ns, truths[first].end_ns) = (truth.closing_ns, truth.end_ns);
             continue;
         }
         truths.push(truth);
@@ -63,6 +65,7 @@ fn parse(line: &str) -> Option<Truth> {
     let value: Value = serde_json::from_str(line).ok()?;
     let text = |key: &str| value[key].as_str().map(str::to_string);
     let number = |key: &str| value[key].as_u64();
+    let end_ns = number("end_ns").map(|end| if end == 0 { u64::MAX } else { end })?;
     Some(Truth {
         pid: number("pid")? as u32,
         tid: number("tid")? as u32,
@@ -72,7 +75,8 @@ fn parse(line: &str) -> Option<Truth> {
         local: canonical(text("local")?.parse().ok()?),
         remote: text("remote")?.parse().ok().map(canonical),
         start_ns: number("start_ns")?,
-        end_ns: number("end_ns").map(|end| if end == 0 { u64::MAX } else { end })?,
+        closing_ns: number("closing_ns").filter(|closing| *closing != 0).unwrap_or(end_ns),
+        end_ns,
     })
 }
 

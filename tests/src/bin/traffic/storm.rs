@@ -131,6 +131,7 @@ fn one_datagram(to: SocketAddr) -> String {
     let local = socket.local_addr().expect("a bound socket has an address");
     // The receiver's queue may be full, and on a host that is flooded so may ours.
     let _ = socket.send(b"one of many");
+    let truth = truth.closing();
     drop(socket);
     truth.ended(local, Some(to))
 }

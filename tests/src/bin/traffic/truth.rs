@@ -2,7 +2,8 @@
 //!
 //! `start_ns` and `end_ns` are CLOCK_REALTIME, as the times of packets are. `start_ns` is before the first packet of a
 //! client; for an accepted connection it is the moment after accept. A line with an `end_ns` of 0 says that the socket is
-//! open; another one of the same process, socket and start may say later when it ended.
+//! open; another one of the same process, socket and start may say later when it ended. `closing_ns` is before the close,
+//! and 0 if that is not told.
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
@@ -32,12 +33,19 @@ pub(crate) struct Truth {
     role: &'static str,
     protocol: &'static str,
     start_ns: u128,
+    closing_ns: u128,
 }
 
 impl Truth {
     /// Begins now.
     pub(crate) fn begin(role: &'static str, protocol: &'static str) -> Self {
-        Self { role, protocol, start_ns: now_ns() }
+        Self { role, protocol, start_ns: now_ns(), closing_ns: 0 }
+    }
+
+    /// The socket is closed next. Without this nobody can tell the time of the close from that of [`Truth::end`], which may
+    /// be much later on a busy machine.
+    pub(crate) fn closing(self) -> Self {
+        Self { closing_ns: now_ns(), ..self }
     }
 
     /// Says that the socket is open. No `remote`: any.
@@ -56,7 +64,7 @@ impl Truth {
     }
 
     fn line(self, local: SocketAddr, remote: Option<SocketAddr>, end_ns: u128) -> String {
-        let Self { role, protocol, start_ns } = self;
+        let Self { role, protocol, start_ns, closing_ns } = self;
         let (pid, tid) = ids_on_the_host();
         let mut hex = String::new();
         for byte in NAME.get().into_iter().flatten() {
@@ -66,7 +74,8 @@ impl Truth {
         let remote = remote.map_or("*".to_string(), |remote| remote.to_string());
         format!(
             "{{\"pid\":{pid},\"tid\":{tid},\"name_hex\":\"{hex}\",\"role\":\"{role}\",\"protocol\":\"{protocol}\",\
-             \"local\":\"{local}\",\"remote\":\"{remote}\",\"start_ns\":{start_ns},\"end_ns\":{end_ns}}}\n"
+             \"local\":\"{local}\",\"remote\":\"{remote}\",\"start_ns\":{start_ns},\"closing_ns\":{closing_ns},\
+             \"end_ns\":{end_ns}}}\n"
         )
     }
 }

@@ -139,6 +139,7 @@ pub(crate) fn client(options: &Options) {
     }
     let local = socket.local_addr().expect("a bound socket has an address");
     options.linger();
+    let truth = truth.closing();
     drop(socket);
     truth.end(options.log(), local, Some(options.peer()));
 }
