@@ -429,7 +429,7 @@ fn announce(socket: &Socket, kind: u8, flags: u16, at_ns: u64, flow: &Flow, remo
 /// The initial sequence number of the remote end of a TCP connection: what was received since is counted (`tcp_rcv_nxt_update`
 /// in net/ipv4/tcp_input.c), and the SYN is one more. By it a SYN and the socket that came of it find each other: the flow
 /// may be that of an earlier connection too, which was reset while it waited to be accepted. 0, for not known, where there is
-/// no connection, and for a socket of MPTCP, which is not a `struct tcp_sock`.
+/// no connection, for a socket of MPTCP, which is not a `struct tcp_sock`, and where a packet came in between two reads.
 #[inline(always)]
 fn remote_isn(sk: *const c_void, socket: &Socket, flow: &Flow) -> u32 {
     if socket.protocol != u32::from(TCP) || flow.remote_port == 0 {
@@ -437,7 +437,12 @@ fn remote_isn(sk: *const c_void, socket: &Socket, flow: &Flow) -> u32 {
     }
     let sk = untyped(sk);
     let received: u64 = probe(sk, offset!(tcp_bytes_received));
-    probe::<u32>(sk, offset!(tcp_rcv_nxt)).wrapping_sub(received as u32).wrapping_sub(1)
+    let next: u32 = probe(sk, offset!(tcp_rcv_nxt));
+    if received != probe(sk, offset!(tcp_bytes_received)) {
+        // A packet came in meanwhile, and the two do not belong together.
+        return 0;
+    }
+    next.wrapping_sub(received as u32).wrapping_sub(1)
 }
 
 /// The flow that stands in the socket itself: complete for connected ones, remote port 0 for others.

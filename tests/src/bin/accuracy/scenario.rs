@@ -37,6 +37,8 @@ pub(crate) struct Take {
     pub(crate) judgement: Judgement,
     /// Packets of the file without any owner, by reason, as the file tells.
     pub(crate) reasons: BTreeMap<String, u64>,
+    /// Packets dropped by the kernel, as the file tells.
+    pub(crate) dropped: u64,
     /// What else is worth telling.
     pub(crate) notes: Vec<String>,
     /// What is not as it must be.
@@ -81,7 +83,7 @@ pub(crate) struct Row {
 
 impl Row {
     pub(crate) fn new(scenario: &Scenario, mode: Mode, take: Take) -> Self {
-        let Take { judgement, reasons, notes, mut failures } = take;
+        let Take { judgement, reasons, notes, mut failures, dropped: _ } = take;
         let count = |verdict| judgement.count(verdict);
         let wrong = count(Verdict::Wrong);
         let unexpected: Vec<&Judged> = judgement
