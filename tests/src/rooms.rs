@@ -22,7 +22,7 @@ const MAY_IMPORT: [(&str, &[&str]); 9] = [
 ];
 
 /// Where an outside package may be used: a room, or a folder in one. A package that is not here is not used at all.
-const PACKAGES: [(&str, &[&str]); 25] = [
+const PACKAGES: [(&str, &[&str]); 26] = [
     ("recorder_shared", &["model", "attribution"]), // the words of the kernel side are heard in attribution
     ("etherparse", &["decode"]),
     ("libc", &["source/linux", "attribution/linux", "sandbox", "pipeline"]), // system calls; pipeline: clocks
@@ -38,6 +38,7 @@ const PACKAGES: [(&str, &[&str]); 25] = [
     ("foldhash", &["attribution"]),          // a hash that a sender of packets cannot aim at
     ("pcap_file", &["pcapng"]),
     ("zstd", &["output"]),
+    ("flate2", &["output"]), // reading what others compressed
     ("landlock", &["sandbox"]),
     ("caps", &["sandbox"]),
     ("seccompiler", &["sandbox"]),

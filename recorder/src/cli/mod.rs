@@ -8,13 +8,13 @@ pub mod status;
 pub mod summary;
 pub mod text;
 
-use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::output;
 use crate::pcapng::{ReadError, Reader};
 
 /// Records packets, each with the process that sent or received it.
@@ -103,13 +103,9 @@ impl Error {
 /// What a file is read from.
 type FileReader = Reader<Box<dyn Read>>;
 
-/// Opens a recording; `-` is standard input.
+/// Opens a recording, compressed by zstd or gzip or not at all; `-` is standard input.
 fn open(path: &Path) -> Result<FileReader, Error> {
-    let from: Box<dyn Read> = if path == Path::new("-") {
-        Box::new(io::stdin())
-    } else {
-        Box::new(File::open(path).map_err(|source| Error::Open { path: path.to_owned(), source })?)
-    };
+    let from = output::open(path).map_err(|source| Error::Open { path: path.to_owned(), source })?;
     Reader::new(from).map_err(|source| Error::Read { path: path.to_owned(), source })
 }
 

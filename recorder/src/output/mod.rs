@@ -1,13 +1,17 @@
-//! Where the bytes go: a new file, or standard output.
+//! Where the bytes go: a new file, or standard output. And where they come from again.
 //!
 //! A recording holds other people's traffic and is often made as root, so a file is created for its owner
 //! alone, never through a symbolic link, and never over something that is there unless the user insists.
 //! Rotation and compression build on this.
 
+mod input;
+
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
+
+pub use input::open;
 
 /// Read and write for the owner, nothing for others.
 const OWNER_ONLY: u32 = 0o600;

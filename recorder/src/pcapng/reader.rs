@@ -25,7 +25,8 @@ use crate::model::{Attribution, Interface, InterfaceCounts, InterfaceId, Packet,
 /// The longest block that can be read. The longest packet of `recorder` has 256 KiB.
 const LONGEST_BLOCK: usize = 16 << 20;
 
-/// Why a file cannot be read, or not to its end. Offsets are bytes from the beginning of the file.
+/// Why a file cannot be read, or not to its end. Offsets are bytes from the beginning of the file, as it is
+/// without compression.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// It is something else.
@@ -105,7 +106,10 @@ impl<R: Read> Reader<R> {
     /// As `new`, for blocks of at most `longest` bytes.
     pub(super) fn with_buffer(from: R, longest: usize) -> Result<Self, ReadError> {
         let mut source = Source::new(from);
-        source.peek().map_err(|source| ReadError::Io { offset: 0, source })?;
+        source.peek().map_err(|source| match source.kind() {
+            io::ErrorKind::UnexpectedEof => ReadError::Truncated { offset: 0 },
+            _ => ReadError::Io { offset: 0, source },
+        })?;
         if let Some(what) = source.other_format() {
             return Err(ReadError::NotPcapng { what });
         }

@@ -56,6 +56,11 @@ impl<R: Read> Read for Source<R> {
                     self.is_at_end = true;
                     return Ok(0);
                 }
+                // Compressed bytes that are cut; what was in front of the cut has been given.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    self.is_at_end = true;
+                    return Err(error);
+                }
                 result => return result,
             }
         }
