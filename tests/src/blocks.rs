@@ -11,6 +11,7 @@ const COMMENT: u16 = 1;
 const PROCESS_NAME: u16 = 2;
 const PROCESS_ID_THREAD_ID: u16 = 8;
 const PROCESS_INDEX: u16 = 0x8001;
+const FILTER_ACCEPTED: u16 = 6;
 
 /// One packet's annotations.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,11 +41,28 @@ pub enum Kind {
 
 /// All blocks of a file, in their order.
 pub fn read(file: &Path) -> Vec<Kind> {
+    each(file, kind)
+}
+
+/// What the statistics say was received by the filter, on all interfaces together (`isb_filteraccept`).
+pub fn received(file: &Path) -> u64 {
+    let of_interface = |block: &PcapBlockOwned<'_>| {
+        let PcapBlockOwned::NG(Block::InterfaceStatistics(statistics)) = block else { return 0 };
+        let accepted = statistics.options.iter().find(|option| option.code == OptionCode(FILTER_ACCEPTED));
+        let accepted = accepted.unwrap_or_else(|| panic!("no isb_filteraccept: {statistics:?}"));
+        u64::from_le_bytes(
+            bytes(accepted).try_into().unwrap_or_else(|_| panic!("not eight bytes: {accepted:?}")),
+        )
+    };
+    each(file, of_interface).into_iter().sum()
+}
+
+fn each<T>(file: &Path, what: impl Fn(&PcapBlockOwned<'_>) -> T) -> Vec<T> {
     let bytes = fs::read(file).unwrap_or_else(|error| panic!("cannot read {}: {error}", file.display()));
     let blocks = PcapNGSlice::from_slice(&bytes).unwrap_or_else(|error| panic!("not pcapng: {error:?}"));
     blocks
         .map(|block| block.unwrap_or_else(|error| panic!("damaged block: {error:?}")))
-        .map(|block| kind(&block))
+        .map(|block| what(&block))
         .collect()
 }
 

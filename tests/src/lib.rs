@@ -14,6 +14,7 @@ pub mod namespace;
 pub mod process;
 pub mod recorder;
 pub mod rooms;
+pub mod rotation;
 pub mod summary;
 mod sys;
 pub mod truth;

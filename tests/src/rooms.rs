@@ -26,7 +26,8 @@ const PACKAGES: [(&str, &[&str]); 26] = [
     ("recorder_shared", &["model", "attribution"]), // the words of the kernel side are heard in attribution
     ("etherparse", &["decode"]),
     ("libc", &["source/linux", "attribution/linux", "sandbox", "pipeline"]), // system calls; pipeline: clocks
-    ("rustix", &["source/linux", "attribution/linux", "sandbox", "pipeline"]), // the same, safe where it can be
+    // the same, safe where it can be; output: FIFOs
+    ("rustix", &["source/linux", "attribution/linux", "sandbox", "pipeline", "output"]),
     ("pcap", &["source"]), // macOS, files, the filter compiler
     ("aya", &["attribution/linux"]),
     ("btf_rs", &["attribution/linux"]), // offsets that the kernel does not promise
@@ -44,7 +45,7 @@ const PACKAGES: [(&str, &[&str]); 26] = [
     ("seccompiler", &["sandbox"]),
     ("signal_hook", &["pipeline"]),
     ("clap", &["cli"]),
-    ("chrono", &["cli"]),
+    ("chrono", &["cli", "output"]), // output: the time in the names of files
     ("indicatif", &["cli"]),
     ("nix", &["cli"]),             // the names of users
     ("serde", &["cli", "pcapng"]), // JSON on the screen, and in process records

@@ -2,7 +2,8 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::path::PathBuf;
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -10,8 +11,11 @@ use clap::{Args, ValueEnum};
 
 use super::status::Screen;
 use crate::attribution::linux::ebpf::DEFAULT_EVENT_BYTES;
+use crate::output::Compression;
 use crate::pcapng::Annotate;
-use crate::pipeline::{self, AttributionMode, Error, Finished, Invoker, Limits, Plan, Signals, Why};
+use crate::pipeline::{
+    self, AttributionMode, Error, Finished, Invoker, Limits, Plan, Rotation, Signals, Why,
+};
 use crate::source::{CaptureOptions, DEFAULT_SNAP_LENGTH, Selection};
 
 /// The arguments of `recorder record`.
@@ -49,9 +53,21 @@ pub struct RecordArgs {
     #[arg(long = "with-cmdline", help_heading = "Attribution")]
     pub with_cmdline: bool,
 
-    /// Write to this file; `-` is standard output [default: recorder-DATE.pcapng]
+    /// Write to this file; `-` is standard output, a FIFO is written to as it is; a name that ends in .zst is compressed
+    /// [default: recorder-DATE.pcapng]
     #[arg(short, long, value_name = "FILE", help_heading = "Output")]
     pub write: Option<PathBuf>,
+    /// Compress the file: zstd, or zstd:LEVEL with a level from 1 (fast) to 19 (small) [default: zstd:3 for .zst]
+    #[arg(long, value_name = "zstd[:LEVEL]", help_heading = "Output")]
+    pub compress: Option<Compression>,
+    /// Write several files, FILE_00001_YYYYmmddHHMMSS.pcapng and so on. The next one begins after filesize:KB (1000 bytes),
+    /// duration:SECONDS, packets:N, or at each full interval:SECONDS of the clock; files:N keeps only the last N; repeatable
+    #[arg(short = 'b', long = "ring-buffer", value_name = "LIMIT", help_heading = "Output", value_parser = parse_ring_buffer)]
+    pub ring_buffer: Vec<Limit>,
+    /// Run this program for each file that is done, the last one too, with its path as the argument; at low priority and
+    /// without the recorder's privileges
+    #[arg(short = 'z', long = "postrotate-command", value_name = "PROGRAM", help_heading = "Output")]
+    pub after_file: Option<OsString>,
     /// Replace the file if it is there
     #[arg(long, help_heading = "Output")]
     pub force: bool,
@@ -65,8 +81,9 @@ pub struct RecordArgs {
     /// Stop after this many packets
     #[arg(short = 'c', long, value_name = "N", help_heading = "Stop", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
-    /// Stop after duration:SECONDS, filesize:KB (1000 bytes) or packets:N; repeatable
-    #[arg(short = 'a', long = "autostop", value_name = "LIMIT", help_heading = "Stop", value_parser = parse_limit)]
+    /// Stop after duration:SECONDS, filesize:KB (1000 bytes), packets:N or, with --ring-buffer, files:N; repeatable.
+    /// With --ring-buffer filesize is that of one file, as in dumpcap
+    #[arg(short = 'a', long = "autostop", value_name = "LIMIT", help_heading = "Stop", value_parser = parse_autostop)]
     pub autostop: Vec<Limit>,
 
     /// Record only what this command and all its descendants send and receive, until it ends
@@ -87,34 +104,47 @@ pub enum Mode {
     None,
 }
 
-/// One `--autostop`.
+/// One `--autostop` or `--ring-buffer`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Limit {
-    /// Seconds.
+    /// A time.
     Duration(Duration),
+    /// At each multiple of this time since 1970.
+    Interval(Duration),
     /// Bytes.
     FileSize(u64),
     /// Packets.
     Packets(u64),
+    /// Files.
+    Files(NonZeroU32),
 }
 
-fn parse_limit(text: &str) -> Result<Limit, String> {
-    let usage = "give duration:SECONDS, filesize:KB or packets:N";
+fn parse_autostop(text: &str) -> Result<Limit, String> {
+    let usage = "give duration:SECONDS, filesize:KB, packets:N or files:N";
+    match parse_limit(text, usage)? {
+        Limit::Interval(_) => Err(usage.to_owned()),
+        limit => Ok(limit),
+    }
+}
+
+fn parse_ring_buffer(text: &str) -> Result<Limit, String> {
+    parse_limit(text, "give filesize:KB, duration:SECONDS, interval:SECONDS, packets:N or files:N")
+}
+
+fn parse_limit(text: &str, usage: &str) -> Result<Limit, String> {
     let (kind, value) = text.split_once(':').ok_or(usage)?;
-    let positive = || {
-        value
-            .parse()
-            .ok()
-            .filter(|number: &u64| *number > 0)
-            .ok_or_else(|| format!("{value} is no positive number"))
-    };
+    let not_positive = || format!("{value} is no positive whole number");
+    let positive = || value.parse().ok().filter(|number: &u64| *number > 0).ok_or_else(not_positive);
+    let files = || value.parse::<NonZeroU32>().map_err(|_| not_positive());
     match kind {
         "duration" => match value.parse().map(Duration::try_from_secs_f64) {
             Ok(Ok(duration)) if !duration.is_zero() => Ok(Limit::Duration(duration)),
             _ => Err(format!("{value} is no positive number of seconds")),
         },
+        "interval" => Ok(Limit::Interval(Duration::from_secs(u64::from(files()?.get())))),
         "filesize" => Ok(Limit::FileSize(positive()?.saturating_mul(1000))),
         "packets" => Ok(Limit::Packets(positive()?)),
+        "files" => Ok(Limit::Files(files()?)),
         _ => Err(usage.to_owned()),
     }
 }
@@ -142,7 +172,11 @@ fn plan(args: RecordArgs) -> Plan {
         Mode::Procfs => AttributionMode::Procfs,
         Mode::None => AttributionMode::None,
     };
-    let default_name = || chrono::Local::now().format("recorder-%Y%m%d-%H%M%S.pcapng").to_string().into();
+    let default_name = || {
+        let name = chrono::Local::now().format("recorder-%Y%m%d-%H%M%S.pcapng").to_string();
+        PathBuf::from(if args.compress.is_some() { name + ".zst" } else { name })
+    };
+    let path = args.write.clone().unwrap_or_else(default_name);
     Plan {
         capture,
         attribution: mode,
@@ -150,7 +184,10 @@ fn plan(args: RecordArgs) -> Plan {
         annotate: *annotate,
         with_arguments: args.with_cmdline,
         limits: limits(&args),
-        path: args.write.unwrap_or_else(default_name),
+        rotation: rotation(&args),
+        compression: args.compress.or_else(|| has_suffix(&path, "zst").then(Compression::default)),
+        after_file: args.after_file,
+        path,
         force: args.force,
         invoker: Invoker::from_sudo(),
         comments: args.comments,
@@ -158,21 +195,76 @@ fn plan(args: RecordArgs) -> Plan {
     }
 }
 
+fn has_suffix(path: &Path, suffix: &str) -> bool {
+    path.extension().is_some_and(|extension| extension == suffix)
+}
+
 /// The strictest of each kind.
 fn limits(args: &RecordArgs) -> Limits {
     let mut limits = Limits { packets: args.count, ..Limits::default() };
     for limit in &args.autostop {
         match *limit {
-            Limit::Duration(value) => {
-                limits.duration = Some(limits.duration.map_or(value, |old| old.min(value)))
-            }
-            Limit::FileSize(value) => limits.bytes = Some(limits.bytes.map_or(value, |old| old.min(value))),
-            Limit::Packets(value) => {
-                limits.packets = Some(limits.packets.map_or(value, |old| old.min(value)))
-            }
+            Limit::Duration(value) => lower(&mut limits.duration, value),
+            Limit::FileSize(value) => lower(&mut limits.file_bytes, value),
+            Limit::Packets(value) => lower(&mut limits.packets, value),
+            Limit::Files(value) => lower(&mut limits.files, u64::from(value.get())),
+            Limit::Interval(_) => {}
+        }
+    }
+    for limit in &args.ring_buffer {
+        if let Limit::FileSize(value) = *limit {
+            lower(&mut limits.file_bytes, value);
         }
     }
     limits
+}
+
+/// The strictest of each kind; none without `--ring-buffer`. To be told after how many files to stop means several, too.
+fn rotation(args: &RecordArgs) -> Option<Rotation> {
+    let has_files = args.autostop.iter().any(|limit| matches!(limit, Limit::Files(_)));
+    if args.ring_buffer.is_empty() && !has_files {
+        return None;
+    }
+    let mut rotation = Rotation::default();
+    for limit in &args.ring_buffer {
+        match *limit {
+            Limit::Duration(value) => lower(&mut rotation.duration, value),
+            Limit::Interval(value) => lower(&mut rotation.interval, value),
+            Limit::Packets(value) => lower(&mut rotation.packets, value),
+            Limit::Files(value) => lower(&mut rotation.keep, value),
+            Limit::FileSize(_) => {}
+        }
+    }
+    Some(rotation)
+}
+
+fn lower<T: Ord + Copy>(limit: &mut Option<T>, value: T) {
+    *limit = Some(limit.map_or(value, |old| old.min(value)));
+}
+
+/// What contradicts itself: the error, and its remedy.
+fn contradiction(plan: &Plan) -> Option<(&'static str, &'static str)> {
+    let is_stdout = plan.path == Path::new("-");
+    if is_stdout && plan.rotation.is_some() {
+        return Some((
+            "cannot write several files to standard output",
+            "name a file with -w, or leave --ring-buffer and --autostop files out",
+        ));
+    }
+    if is_stdout && plan.after_file.is_some() {
+        return Some((
+            "there is no file to run a command for: the recording goes to standard output",
+            "name one with -w",
+        ));
+    }
+    let endless = plan.rotation.as_ref().is_some_and(|rotation| {
+        let Rotation { packets, duration, interval, keep: _ } = rotation;
+        plan.limits.file_bytes.is_none() && packets.is_none() && duration.is_none() && interval.is_none()
+    });
+    endless.then_some((
+        "several files are wanted, and nothing says when the next one begins",
+        "add --ring-buffer filesize:KB, duration:SECONDS, interval:SECONDS or packets:N",
+    ))
 }
 
 /// Records. Exit code 0: every packet accounted for and written; 1: a recording exists, but something was lost or the
@@ -192,6 +284,10 @@ pub fn run(args: RecordArgs) -> ExitCode {
         return ExitCode::from(2);
     }
     let plan = plan(args);
+    if let Some((message, remedy)) = contradiction(&plan) {
+        screen.error(message, Some(remedy));
+        return ExitCode::from(2);
+    }
     let result = Signals::install()
         .map_err(|source| Error::System { what: "install signal handlers", source })
         .and_then(|signals| pipeline::record(&plan, &signals, &mut screen));
@@ -214,26 +310,88 @@ fn exit_code(finished: &Finished) -> u8 {
     let lost = finished.statistics.dropped_by_kernel > 0
         || finished.statistics.events_lost > 0
         || finished.statistics.interfaces.iter().any(|counts| counts.dropped_by_us > 0);
-    u8::from(failed || command_failed || lost || finished.why == Why::InterfacesGone)
+    u8::from(failed || command_failed || lost || finished.problems > 0 || finished.why == Why::InterfacesGone)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn arguments(line: &str) -> RecordArgs {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            args: RecordArgs,
+        }
+        <Line as clap::Parser>::parse_from(std::iter::once("record").chain(line.split_whitespace())).args
+    }
+
     #[test]
     fn limits_are_read_as_dumpcap_reads_them() {
-        assert_eq!(parse_limit("duration:1.5"), Ok(Limit::Duration(Duration::from_millis(1500))));
-        assert_eq!(parse_limit("filesize:10"), Ok(Limit::FileSize(10_000)));
-        assert_eq!(parse_limit("packets:3"), Ok(Limit::Packets(3)));
+        for parse in [parse_autostop, parse_ring_buffer] {
+            assert_eq!(parse("duration:1.5"), Ok(Limit::Duration(Duration::from_millis(1500))));
+            assert_eq!(parse("filesize:10"), Ok(Limit::FileSize(10_000)));
+            assert_eq!(parse("packets:3"), Ok(Limit::Packets(3)));
+            assert_eq!(parse("files:2"), Ok(Limit::Files(NonZeroU32::new(2).unwrap())));
+        }
+        assert_eq!(parse_ring_buffer("interval:60"), Ok(Limit::Interval(Duration::from_secs(60))));
     }
 
     #[test]
     fn a_limit_that_makes_no_sense_is_refused() {
-        for text in
-            ["", "packets", "packets:0", "packets:-1", "duration:nan", "duration:0", "hours:1", "filesize:x"]
-        {
-            assert!(parse_limit(text).is_err(), "{text}");
+        for text in [
+            "",
+            "packets",
+            "packets:0",
+            "packets:-1",
+            "duration:nan",
+            "duration:0",
+            "hours:1",
+            "filesize:x",
+            "interval:0",
+            "interval:1.5",
+            "files:0",
+        ] {
+            assert!(parse_autostop(text).is_err(), "{text}");
+            assert!(parse_ring_buffer(text).is_err(), "{text}");
         }
+        assert!(parse_autostop("interval:60").is_err(), "an interval ends a file, and not a recording");
+    }
+
+    #[test]
+    fn the_size_of_a_file_stops_the_recording_or_begins_the_next_file() {
+        let alone = plan(arguments("-a filesize:10"));
+        assert_eq!((alone.rotation, alone.limits.file_bytes), (None, Some(10_000)));
+        for line in [
+            "-a filesize:10 -b files:2",
+            "-b filesize:10 -b files:2",
+            "-b filesize:10 -b filesize:20 -b files:2",
+        ] {
+            let several = plan(arguments(line));
+            let keep = several.rotation.and_then(|rotation| rotation.keep).map(NonZeroU32::get);
+            assert_eq!((keep, several.limits.file_bytes), (Some(2), Some(10_000)), "{line}");
+            assert_eq!(contradiction(&several), None);
+        }
+    }
+
+    #[test]
+    fn several_files_need_names_and_something_that_ends_each() {
+        for line in ["-b files:2", "-a files:2", "-b packets:1 -w -", "-z gzip -w -"] {
+            assert!(contradiction(&plan(arguments(line))).is_some(), "{line}");
+        }
+        for line in ["-b interval:1", "-a files:2 -a filesize:1", "-z gzip"] {
+            assert!(contradiction(&plan(arguments(line))).is_none(), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_ends_in_zst_is_compressed_and_the_level_is_as_asked_for() {
+        let compression = |line| plan(arguments(line)).compression;
+        assert_eq!(compression("-w a.pcapng"), None);
+        assert_eq!(compression("-w a.pcapng.zst"), Some(Compression::default()));
+        assert_eq!(compression("-w a.pcapng.zst --compress zstd:9"), "zstd:9".parse().ok());
+        assert_eq!(compression("-w - --compress zstd"), Some(Compression::default()));
+        let path = plan(arguments("--compress zstd")).path;
+        assert!(path.to_str().unwrap().ends_with(".pcapng.zst"), "{}", path.display());
     }
 }

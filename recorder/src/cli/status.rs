@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write as _};
+use std::path::Path;
 
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
@@ -111,6 +112,10 @@ impl Observer for Screen {
         }
     }
 
+    fn problem(&mut self, text: &str) {
+        self.error(text, None);
+    }
+
     fn progress(&mut self, progress: &Progress<'_>) {
         if let Some(live) = &self.live {
             live.set_message(line(progress));
@@ -149,6 +154,9 @@ fn summary(finished: &Finished) -> String {
     let Finished {
         path,
         bytes,
+        files_written,
+        files,
+        problems: _,
         not_selected,
         statistics,
         by_process: _,
@@ -183,8 +191,24 @@ fn summary(finished: &Finished) -> String {
     if statistics.events_lost > 0 {
         let _ = writeln!(text, "{} socket events lost", statistics.events_lost);
     }
-    let _ = writeln!(text, "{} in {}", HumanBytes(*bytes), text::safe(&path.to_string_lossy()));
+    let bytes = HumanBytes(*bytes);
+    let _ = match files.first() {
+        Some(first) if *files_written > 1 => {
+            let kept = files.len();
+            writeln!(
+                text,
+                "{bytes} in {files_written} files, {kept} kept: {} to {}",
+                shown(first),
+                shown(path)
+            )
+        }
+        _ => writeln!(text, "{bytes} in {}", shown(path)),
+    };
     text
+}
+
+fn shown(path: &Path) -> String {
+    text::safe(&path.to_string_lossy())
 }
 
 fn attribution(text: &mut String, statistics: &Statistics) {

@@ -16,6 +16,19 @@ pub struct InterfaceCounts {
     pub written: u64,
 }
 
+impl InterfaceCounts {
+    /// What was counted since `earlier`.
+    pub fn since(&self, earlier: &Self) -> Self {
+        let dropped_before = earlier.dropped_by_kernel.unwrap_or(0);
+        Self {
+            received: self.received.saturating_sub(earlier.received),
+            dropped_by_kernel: self.dropped_by_kernel.map(|dropped| dropped.saturating_sub(dropped_before)),
+            dropped_by_us: self.dropped_by_us.saturating_sub(earlier.dropped_by_us),
+            written: self.written.saturating_sub(earlier.written),
+        }
+    }
+}
+
 /// How many packets have an owner, and why the others have none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AttributionCounts {
@@ -40,6 +53,14 @@ impl AttributionCounts {
     /// Adds `packets` without an owner for this reason, as counted elsewhere.
     pub const fn add_without(&mut self, reason: Reason, packets: u64) {
         self.without[reason as usize] += packets;
+    }
+
+    /// What was counted since `earlier`.
+    pub fn since(&self, earlier: &Self) -> Self {
+        Self {
+            found: std::array::from_fn(|at| self.found[at].saturating_sub(earlier.found[at])),
+            without: std::array::from_fn(|at| self.without[at].saturating_sub(earlier.without[at])),
+        }
     }
 
     /// Packets with at least one owner.

@@ -1,20 +1,43 @@
-//! Where the bytes go: a new file, or standard output. And where they come from again.
+//! Where the bytes go: a new file, a pipe, or standard output; compressed or as they are. And where they come from again.
 //!
 //! A recording holds other people's traffic and is often made as root, so a file is created for its owner
 //! alone, never through a symbolic link, and never over something that is there unless the user insists.
-//! Rotation and compression build on this.
 
+mod compression;
 mod input;
+mod series;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::io::Errno;
+
+use compression::Encoder;
+
+pub use compression::{BadCompression, Compression};
 pub use input::open;
+pub use series::Series;
 
 /// Read and write for the owner, nothing for others.
 const OWNER_ONLY: u32 = 0o600;
+
+/// How often a FIFO is tried that nobody reads yet.
+const TRY_EVERY: Duration = Duration::from_millis(20);
+
+/// How files are made.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Manner {
+    /// Whether a regular file that is there is replaced.
+    pub force: bool,
+    /// The user and group that a file is given to: those who called sudo.
+    pub owner: Option<(u32, u32)>,
+    /// How it is compressed, if it is.
+    pub compression: Option<Compression>,
+}
 
 /// Why a file cannot be created.
 #[derive(Debug, thiserror::Error)]
@@ -31,9 +54,23 @@ pub struct CreateError {
     pub source: Option<io::Error>,
 }
 
-/// A place that takes bytes and counts them.
+/// Takes a recording's bytes to where they belong.
 #[derive(Debug)]
 pub struct Output {
+    body: Body,
+    /// Whether somebody may be reading along: standard output, or a FIFO.
+    is_stream: bool,
+}
+
+#[derive(Debug)]
+enum Body {
+    Plain(Place),
+    Compressed(Encoder<Place>),
+}
+
+/// A place that takes bytes and counts them.
+#[derive(Debug)]
+struct Place {
     sink: Sink,
     path: PathBuf,
     written: u64,
@@ -48,51 +85,97 @@ enum Sink {
 impl Output {
     /// Creates `path`, readable and writable for its owner alone (mode 0600); `-` is standard output.
     ///
-    /// With `force` a regular file that is there is removed first, so that the new one shares nothing with
+    /// With `manner.force` a regular file that is there is removed first, so that the new one shares nothing with
     /// it: no mode, no owner, no other name of the same file. A symbolic link, a device or a directory stays,
-    /// and is an error.
-    /// `owner` is the user and group that the file is given to: those who called sudo.
+    /// and is an error. A FIFO is opened as it is, when somebody reads it; until then `goes_on` is asked now and then
+    /// whether to wait.
     ///
     /// # Errors
-    /// If the file is there already, cannot be created, or cannot be given to `owner`. A file that could be
+    /// If the file is there already, cannot be created, or cannot be given to its owner. A file that could be
     /// created but not given away is removed again.
-    pub fn create(path: &Path, force: bool, owner: Option<(u32, u32)>) -> Result<Self, CreateError> {
-        if path == Path::new("-") {
-            let sink = Sink::Stdout(io::stdout());
-            return Ok(Self { sink, path: PathBuf::from("standard output"), written: 0 });
-        }
-        if force {
-            remove_regular_file(path)?;
-        }
-        let file = open_new(path).map_err(|error| explain(path, error))?;
-        if let Err(error) = hand_over(&file, owner) {
-            // Best effort: the error to tell is the one above.
-            let _ = std::fs::remove_file(path);
-            return Err(CreateError {
-                path: path.to_owned(),
-                why: format!("it cannot be given to its owner: {error}"),
-                remedy: "write to a file system that keeps owners, such as your home directory",
-                source: Some(error),
-            });
-        }
-        Ok(Self { sink: Sink::File(file), path: path.to_owned(), written: 0 })
+    pub fn create(path: &Path, manner: &Manner, goes_on: &dyn Fn() -> bool) -> Result<Self, CreateError> {
+        let (sink, is_stream) = if path == Path::new("-") {
+            (Sink::Stdout(io::stdout()), true)
+        } else if is_fifo(path) {
+            (Sink::File(open_fifo(path, goes_on).map_err(|error| explain(path, error))?), true)
+        } else {
+            (Sink::File(create_file(path, manner)?), false)
+        };
+        let name = if path == Path::new("-") { Path::new("standard output") } else { path };
+        let place = Place { sink, path: name.to_owned(), written: 0 };
+        let body = match manner.compression {
+            None => Body::Plain(place),
+            Some(compression) => {
+                Body::Compressed(Encoder::new(place, compression).map_err(|error| explain(path, error))?)
+            }
+        };
+        Ok(Self { body, is_stream })
     }
 
-    /// Bytes written so far.
-    pub const fn written(&self) -> u64 {
-        self.written
+    /// Bytes that have arrived at their place so far: the size of the file.
+    pub fn written(&self) -> u64 {
+        self.place().written
+    }
+
+    /// Bytes that were taken and may not have arrived, as they are before compression.
+    pub fn on_the_way(&self) -> u64 {
+        match &self.body {
+            Body::Plain(_) => 0,
+            Body::Compressed(encoder) => encoder.on_the_way(),
+        }
     }
 
     /// The path as it was given; `standard output` for `-`.
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.place().path
     }
 
-    /// Whether this is standard output, so that nothing else may be printed there.
-    pub const fn is_stdout(&self) -> bool {
-        matches!(self.sink, Sink::Stdout(_))
+    /// Whether somebody may be reading along, and nothing is left of it: standard output, or a FIFO.
+    pub const fn is_stream(&self) -> bool {
+        self.is_stream
     }
 
+    /// Whether the bytes are compressed.
+    pub const fn is_compressed(&self) -> bool {
+        matches!(self.body, Body::Compressed(_))
+    }
+
+    /// Writes what compression still holds, and its end. Gives the size of the file.
+    ///
+    /// # Errors
+    /// Those of the place.
+    pub fn finish(self) -> io::Result<u64> {
+        match self.body {
+            Body::Plain(place) => Ok(place.written),
+            Body::Compressed(encoder) => encoder.finish().map(|place| place.written),
+        }
+    }
+
+    fn place(&self) -> &Place {
+        match &self.body {
+            Body::Plain(place) => place,
+            Body::Compressed(encoder) => encoder.place(),
+        }
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &mut self.body {
+            Body::Plain(place) => place.write(bytes),
+            Body::Compressed(encoder) => encoder.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match &mut self.body {
+            Body::Plain(place) => place.flush(),
+            Body::Compressed(encoder) => encoder.flush(),
+        }
+    }
+}
+
+impl Place {
     /// Adds to an error where it happened and how much is safe. A broken pipe stays as it is: that the reader
     /// left is no failure, and callers tell it by its kind.
     fn explain(&self, error: io::Error) -> io::Error {
@@ -111,7 +194,7 @@ impl Output {
     }
 }
 
-impl Write for Output {
+impl Write for Place {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let result = match &mut self.sink {
             Sink::File(file) => file.write(bytes),
@@ -133,6 +216,57 @@ impl Write for Output {
         };
         result.map_err(|error| self.explain(error))
     }
+}
+
+fn is_fifo(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|there| there.file_type().is_fifo())
+}
+
+/// Opens a FIFO for writing when it has a reader. Without O_NONBLOCK the call itself would wait, and no signal that ends
+/// the recording would get through.
+fn open_fifo(path: &Path, goes_on: &dyn Fn() -> bool) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).custom_flags((OFlags::NONBLOCK | OFlags::NOFOLLOW).bits() as i32);
+    let file = loop {
+        match options.open(path) {
+            // fifo(7): nobody has it open for reading.
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::NXIO) => {
+                if !goes_on() {
+                    return Err(io::Error::new(
+                        io::ErrorKind::Interrupted,
+                        "nobody has opened this FIFO for reading",
+                    ));
+                }
+                std::thread::sleep(TRY_EVERY);
+            }
+            result => break result?,
+        }
+    };
+    if !file.metadata()?.file_type().is_fifo() {
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "it is no FIFO any more"));
+    }
+    let flags = fcntl_getfl(&file)?;
+    fcntl_setfl(&file, flags - OFlags::NONBLOCK)?;
+    Ok(file)
+}
+
+/// A new file that belongs to its owner alone.
+fn create_file(path: &Path, manner: &Manner) -> Result<File, CreateError> {
+    if manner.force {
+        remove_regular_file(path)?;
+    }
+    let file = open_new(path).map_err(|error| explain(path, error))?;
+    if let Err(error) = hand_over(&file, manner.owner) {
+        // Best effort: the error to tell is the one above.
+        let _ = std::fs::remove_file(path);
+        return Err(CreateError {
+            path: path.to_owned(),
+            why: format!("it cannot be given to its owner: {error}"),
+            remedy: "write to a file system that keeps owners, such as your home directory",
+            source: Some(error),
+        });
+    }
+    Ok(file)
 }
 
 fn open_new(path: &Path) -> io::Result<File> {
@@ -175,6 +309,7 @@ fn explain(path: &Path, error: io::Error) -> CreateError {
         io::ErrorKind::NotFound => "its directory does not exist; create it first",
         io::ErrorKind::PermissionDenied => "choose a directory that you may write to",
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room, or choose another disk",
+        io::ErrorKind::Interrupted => "start its reader",
         io::ErrorKind::ReadOnlyFilesystem => "choose a directory on a file system that can be written",
         _ => "choose another name or directory",
     };

@@ -141,6 +141,11 @@ impl<W: Write> Writer<W> {
         self.written + self.buffer.len() as u64
     }
 
+    /// Bytes that have not been handed to `W` yet.
+    pub fn buffered(&self) -> u64 {
+        self.buffer.len() as u64
+    }
+
     /// What the file is written into.
     pub fn get_ref(&self) -> &W {
         &self.out

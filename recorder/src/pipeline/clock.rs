@@ -47,6 +47,11 @@ impl ClockOffset {
         }
         MonoTime::from_ns(u64::try_from(ns.clamp(0, latest)).unwrap_or(0))
     }
+
+    /// What the clock of the packets shows at this time, or will if nobody sets it.
+    pub(super) fn real(&self, time: MonoTime) -> RealTime {
+        RealTime::from_ns(time.as_ns().saturating_add_signed(self.offset_ns))
+    }
 }
 
 fn difference(real: RealTime, mono: MonoTime) -> i64 {
@@ -68,6 +73,14 @@ mod tests {
         let mut clock = ClockOffset::new(at(1000, 10));
         clock.measure(at(1002, 12));
         assert_eq!(clock.mono(RealTime::from_ns(1001 * SECOND)), MonoTime::from_ns(11 * SECOND));
+    }
+
+    #[test]
+    fn a_time_moved_there_and_back_is_the_same() {
+        let mut clock = ClockOffset::new(at(1000, 10));
+        clock.measure(at(1002, 12));
+        let time = RealTime::from_ns(1001 * SECOND + 5);
+        assert_eq!(clock.real(clock.mono(time)), time);
     }
 
     #[test]

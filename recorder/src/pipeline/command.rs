@@ -1,9 +1,11 @@
-//! The recorded command: started as the user who called sudo, with its standard streams as they are.
+//! Commands that are started: the recorded one, with its standard streams as they are, and the one for a file that is done.
+//! Both run with the rights of the user who called us.
 
-use std::ffi::{CString, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, Command, ExitStatus};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 /// The user who called sudo.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,8 +14,8 @@ pub struct Invoker {
     pub uid: u32,
     /// The group id.
     pub gid: u32,
-    /// The name, for the supplementary groups.
-    pub name: String,
+    /// All groups.
+    pub groups: Vec<u32>,
 }
 
 impl Invoker {
@@ -25,11 +27,25 @@ impl Invoker {
         if effective_uid != 0 {
             return None;
         }
-        Some(Self {
-            uid: number("SUDO_UID")?,
-            gid: number("SUDO_GID")?,
-            name: std::env::var("SUDO_USER").ok()?,
-        })
+        let (uid, gid) = (number("SUDO_UID")?, number("SUDO_GID")?);
+        let name = CString::new(std::env::var("SUDO_USER").ok()?).ok()?;
+        Some(Self { uid, gid, groups: groups(&name, gid) })
+    }
+}
+
+/// The groups of a user, as the group database has them.
+fn groups(name: &CString, gid: u32) -> Vec<u32> {
+    let mut groups = vec![0; 64];
+    loop {
+        let mut count = groups.len() as libc::c_int;
+        // SAFETY: the name is a C string, and `count` is the room that there is in `groups`.
+        let result = unsafe { libc::getgrouplist(name.as_ptr(), gid, groups.as_mut_ptr(), &raw mut count) };
+        let count = usize::try_from(count).unwrap_or(0);
+        if result >= 0 || count <= groups.len() {
+            groups.truncate(count);
+            return groups;
+        }
+        groups.resize(count, 0);
     }
 }
 
@@ -39,22 +55,51 @@ pub(super) fn start(command: &[OsString], invoker: Option<&Invoker>) -> io::Resu
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "no command is given"));
     };
     let mut starting = Command::new(program);
-    starting.args(arguments);
-    if let Some(Invoker { uid, gid, name }) = invoker.cloned() {
-        let name = CString::new(name)?;
-        let become_invoker = move || {
-            // SAFETY: the name is a C string; initgroups reads the group database, which is allowed here because this
-            // process has one thread only when it forks.
-            check(unsafe { libc::initgroups(name.as_ptr(), gid) })?;
-            // SAFETY: the argument is an integer.
-            check(unsafe { libc::setgid(gid) })?;
-            // SAFETY: the argument is an integer.
-            check(unsafe { libc::setuid(uid) })
-        };
-        // SAFETY: the closure runs between fork and exec; it allocates at most in initgroups, see there.
-        unsafe { starting.pre_exec(become_invoker) };
-    }
+    become_caller(starting.args(arguments), invoker);
     starting.spawn()
+}
+
+/// Starts the program for a file that is done: at the lowest priority, without standard input, in a process group of its own, so
+/// that Ctrl-C ends the recording and not this.
+pub(super) fn start_aside(program: &OsStr, file: &Path, invoker: Option<&Invoker>) -> io::Result<Child> {
+    /// The nicest there is.
+    const LOWEST: libc::c_int = 19;
+    let mut starting = Command::new(program);
+    starting.arg(file).stdin(Stdio::null()).process_group(0);
+    become_caller(&mut starting, invoker);
+    let step_aside = || {
+        // SAFETY: the arguments are integers; 0 is this process.
+        check(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, LOWEST) })?;
+        // Given to us (by systemd, for example) for recording; any program would inherit them.
+        // SAFETY: the arguments are integers.
+        check(unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) })
+    };
+    // SAFETY: the closure runs between fork and exec, and makes system calls only.
+    unsafe { starting.pre_exec(step_aside) };
+    starting.spawn()
+}
+
+/// Lets the command run as the user who called sudo, or as who called us: not with what a set-user-id bit or capabilities give to
+/// this program. Those of its file do not outlive exec(2) anyway.
+fn become_caller(command: &mut Command, invoker: Option<&Invoker>) {
+    let groups = invoker.map(|invoker| invoker.groups.clone());
+    // SAFETY: the call has no preconditions and cannot fail.
+    let real_uid = unsafe { libc::getuid() };
+    // SAFETY: the call has no preconditions and cannot fail.
+    let real_gid = unsafe { libc::getgid() };
+    let (uid, gid) = invoker.map_or((real_uid, real_gid), |invoker| (invoker.uid, invoker.gid));
+    let become_caller = move || {
+        if let Some(groups) = &groups {
+            // SAFETY: the pointer and the length are those of a list of group ids.
+            check(unsafe { libc::setgroups(groups.len(), groups.as_ptr()) })?;
+        }
+        // SAFETY: the argument is an integer.
+        check(unsafe { libc::setgid(gid) })?;
+        // SAFETY: the argument is an integer.
+        check(unsafe { libc::setuid(uid) })
+    };
+    // SAFETY: the closure runs between fork and exec, and makes system calls only.
+    unsafe { command.pre_exec(become_caller) };
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {

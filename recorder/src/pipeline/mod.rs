@@ -3,14 +3,19 @@
 //! One thread does everything. A packet waits in the mapped ring until the events that tell its owner are known; then it
 //! goes through attribution into the file's buffer in one step, without a queue or a copy between.
 
+mod afterwards;
 mod clock;
 mod command;
+mod files;
 mod recording;
 mod scans;
+mod section;
 mod stop;
+mod witness;
 
 use std::ffi::OsString;
 use std::io;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -18,7 +23,7 @@ use std::time::Duration;
 use crate::attribution::linux::ebpf::{EbpfError, Report};
 use crate::attribution::linux::procfs::{Hidden, ScanError};
 use crate::model::{ProcessIndex, ProcessTable, Statistics};
-use crate::output::CreateError;
+use crate::output::{Compression, CreateError};
 use crate::pcapng::Annotate;
 use crate::source::{self, CaptureOptions};
 
@@ -52,8 +57,14 @@ pub struct Plan {
     pub event_buffer_bytes: u32,
     /// Which annotations to write.
     pub annotate: Annotate,
-    /// Where to write; `-` is standard output.
+    /// Where to write; `-` is standard output. With rotation each file has a name made from this.
     pub path: PathBuf,
+    /// How files are compressed, if they are.
+    pub compression: Option<Compression>,
+    /// When the next file begins; none writes one file.
+    pub rotation: Option<Rotation>,
+    /// The program to run for each file when it is done, with the path as its argument.
+    pub after_file: Option<OsString>,
     /// Whether to replace a file that is there.
     pub force: bool,
     /// The user who called sudo: owns the file, runs the command.
@@ -73,8 +84,23 @@ pub struct Limits {
     pub packets: Option<u64>,
     /// After this time.
     pub duration: Option<Duration>,
-    /// When the file has at least this many bytes.
-    pub bytes: Option<u64>,
+    /// When the file has at least this many bytes; with rotation the next file begins.
+    pub file_bytes: Option<u64>,
+    /// When this many files are full.
+    pub files: Option<u64>,
+}
+
+/// When the next file begins, besides [`Limits::file_bytes`]. What is not given does not matter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rotation {
+    /// After this many packets.
+    pub packets: Option<u64>,
+    /// After this time; never zero.
+    pub duration: Option<Duration>,
+    /// When the time since 1970 is a multiple of this; never zero.
+    pub interval: Option<Duration>,
+    /// How many files are kept; all if this is not given.
+    pub keep: Option<NonZeroU32>,
 }
 
 /// What a recording has done so far.
@@ -82,7 +108,7 @@ pub struct Limits {
 pub struct Progress<'a> {
     /// Packets written.
     pub packets: u64,
-    /// Bytes of the file.
+    /// Bytes of all files.
     pub bytes: u64,
     /// Packets that belong to others than the recorded command.
     pub not_selected: u64,
@@ -114,6 +140,8 @@ pub trait Observer {
     fn ready(&mut self, interfaces: &str, attribution: &Attributing);
     /// Something the user should know.
     fn note(&mut self, text: &str);
+    /// Something went wrong, and the recording goes on.
+    fn problem(&mut self, text: &str);
     /// Comes a few times a second.
     fn progress(&mut self, progress: &Progress<'_>);
     /// The user asked for the numbers (SIGUSR1).
@@ -146,10 +174,16 @@ pub enum Attributing {
 /// A finished recording.
 #[derive(Debug)]
 pub struct Finished {
-    /// Where it is.
+    /// Where it is: the last file, or `standard output`.
     pub path: PathBuf,
-    /// Bytes written.
+    /// Bytes written, in all files.
     pub bytes: u64,
+    /// How many files were written.
+    pub files_written: u64,
+    /// Those that are there, the oldest first: all of them, or those that `Rotation::keep` left. None of a pipe.
+    pub files: Vec<PathBuf>,
+    /// How often something went wrong that did not end the recording: a file that could not be removed, a command after a file.
+    pub problems: u64,
     /// Packets that belong to others than the recorded command.
     pub not_selected: u64,
     /// The counters.

@@ -1,25 +1,22 @@
 //! The loop: events in, packets out.
 
 use std::io;
-use std::path::PathBuf;
 use std::process::{Child, ExitStatus};
 use std::time::Duration;
 
+use super::afterwards::Afterwards;
 use super::clock::ClockOffset;
-use super::scans::Scans;
-use super::{Attributing, AttributionMode, Error, Finished, Observer, Plan, Progress, Signals, Why, command};
+use super::files::{Ending, Files};
+use super::section::section;
+use super::witness::{Witness, attach};
+use super::{Error, Finished, Observer, Plan, Progress, Signals, Why, command};
 use crate::attribution::event::{Event as SocketEvent, Scan};
-use crate::attribution::linux::ebpf::{KernelSide, State, Wanted};
 use crate::attribution::linux::process::ProcessDetails;
-use crate::attribution::linux::procfs::{Hidden, ScanError, Scanner};
 use crate::attribution::linux::{now, own_netns};
 use crate::attribution::{Attributor, Context, join};
 use crate::model::{
-    Attribution, Found, Interface, InterfaceCounts, LinkType, MonoTime, Owner, Packet, RealTime, Reason,
-    Statistics,
+    Attribution, Found, InterfaceCounts, LinkType, MonoTime, Owner, Packet, RealTime, Reason, Statistics,
 };
-use crate::output::Output;
-use crate::pcapng::{SectionInfo, Writer};
 use crate::source::{self, Capture, Event, InterfaceOrigin, SETTLING, Selection};
 
 /// The longest wait between two looks at the events and the signals.
@@ -55,70 +52,19 @@ const LAST_PACKETS: Duration = Duration::from_secs(10);
 /// If nothing could be recorded. What goes wrong later is in [`Finished::failure`], and a file exists.
 pub fn record(plan: &Plan, signals: &Signals, observer: &mut dyn Observer) -> Result<Finished, Error> {
     let capture = Capture::open(&plan.capture)?;
+    let opened = now().0;
     let (witness, scan, attributing) = attach(plan)?;
-    let owner = plan.invoker.as_ref().map(|invoker| (invoker.uid, invoker.gid));
-    let output = Output::create(&plan.path, plan.force, owner)?;
+    let began = now();
+    let files = Files::begin(plan, section(plan, &attributing), signals, opened, began)?;
     for note in capture.notes() {
         observer.note(note);
     }
     observer.ready(&interfaces_in_words(&plan.capture.interfaces), &attributing);
-    let mut recording = Recording::new(plan, capture, witness, output, &attributing);
+    let mut recording = Recording::new(plan, capture, witness, files, (opened, began.1));
     recording.expect(scan);
     recording.start_command()?;
     let why = recording.run(signals, observer);
-    recording.end(why, observer)
-}
-
-/// Who tells which process has which socket.
-enum Witness {
-    /// The kernel side, as it happens.
-    Ebpf(Box<KernelSide>),
-    /// /proc, as it is looked at.
-    Procfs(Scans),
-    Nobody,
-}
-
-/// Loads the kernel side, or finds out why not and what else works; then looks at the sockets that are there.
-fn attach(plan: &Plan) -> Result<(Witness, Option<Scan>, Attributing), Error> {
-    let with_command = !plan.command.is_empty();
-    match plan.attribution {
-        AttributionMode::None => return Ok((Witness::Nobody, None, Attributing::Off)),
-        AttributionMode::Procfs => {
-            let (scans, scan) = Scans::begin()?;
-            let hidden = scans.hidden();
-            return Ok((Witness::Procfs(scans), Some(scan), Attributing::Procfs { refused: None, hidden }));
-        }
-        AttributionMode::Auto | AttributionMode::Ebpf => {}
-    }
-    let wanted = Wanted {
-        descendants: with_command,
-        arguments: plan.with_arguments,
-        event_bytes: plan.event_buffer_bytes,
-    };
-    match KernelSide::attach(wanted) {
-        Ok(kernel_side) => {
-            let reports = kernel_side.reports().to_vec();
-            let (scan, snapshot) = take_snapshot()
-                .map_or_else(|error| (None, Err(error)), |(scan, hidden)| (Some(scan), Ok(hidden)));
-            Ok((Witness::Ebpf(Box::new(kernel_side)), scan, Attributing::Ebpf { reports, snapshot }))
-        }
-        // Without owners nobody knows which packets are the command's.
-        Err(error) if plan.attribution == AttributionMode::Ebpf || with_command => Err(error.into()),
-        Err(error) => Ok(match Scans::begin() {
-            Ok((scans, scan)) => {
-                let hidden = scans.hidden();
-                (Witness::Procfs(scans), Some(scan), Attributing::Procfs { refused: Some(error), hidden })
-            }
-            Err(lookup) => (Witness::Nobody, None, Attributing::Unavailable(error, lookup)),
-        }),
-    }
-}
-
-/// The sockets that are older than the hooks. Looked up when these are attached, so that nothing falls between.
-fn take_snapshot() -> Result<(Scan, Hidden), ScanError> {
-    let mut scanner = Scanner::default();
-    let scan = scanner.scan(Found::Snapshot)?;
-    Ok((scan, scanner.hidden()))
+    Ok(recording.end(why, signals, observer))
 }
 
 fn interfaces_in_words(selection: &Selection) -> String {
@@ -135,8 +81,9 @@ struct Recording<'a> {
     /// What was seen and is not handed on yet, because events from before may be on their way.
     scan: Option<Scan>,
     attributor: Attributor,
-    writer: Writer<Output>,
-    path: PathBuf,
+    files: Files<'a>,
+    /// What is done with files that are done.
+    afterwards: Afterwards<'a>,
     command: Option<Child>,
     clock: ClockOffset,
     /// What was taken out of the kernel's ring; empty between two rounds.
@@ -145,8 +92,12 @@ struct Recording<'a> {
     by_process: Vec<u64>,
     written: u64,
     not_selected: u64,
-    /// How many interfaces the file has.
-    interfaces: usize,
+    /// The last file has all that it is to have.
+    is_complete: bool,
+    /// Only what is in the rings is still written; for that no file begins because time has passed.
+    is_ending: bool,
+    /// How often something went wrong that does not end the recording.
+    problems: u64,
     /// When events were last taken out of the ring: all that happened before are known.
     watermark: MonoTime,
     started: MonoTime,
@@ -168,27 +119,27 @@ impl<'a> Recording<'a> {
         plan: &'a Plan,
         capture: Capture,
         witness: Witness,
-        output: Output,
-        attributing: &Attributing,
+        files: Files<'a>,
+        (opened, mono): (RealTime, MonoTime),
     ) -> Self {
-        let (real, mono) = now();
-        let path = output.path().to_owned();
         Self {
             plan,
             capture,
             witness,
             scan: None,
             attributor: Attributor::new(own_netns(), ProcessDetails::new()),
-            writer: Writer::new(output, plan.annotate, &section(plan, attributing)),
-            path,
+            files,
+            afterwards: Afterwards::new(plan.after_file.as_ref(), plan.invoker.as_ref()),
             command: None,
-            clock: ClockOffset::new((real, mono)),
+            clock: ClockOffset::new(now()),
             events: Vec::new(),
-            statistics: Statistics { start: real, ..Statistics::default() },
+            statistics: Statistics { start: opened, ..Statistics::default() },
             by_process: Vec::new(),
             written: 0,
             not_selected: 0,
-            interfaces: 0,
+            is_complete: false,
+            is_ending: false,
+            problems: 0,
             watermark: mono,
             started: mono,
             told: mono,
@@ -215,10 +166,8 @@ impl<'a> Recording<'a> {
         match child {
             Ok(child) => self.command = Some(child),
             Err(source) => {
-                // Nothing is in it yet; an empty file would look like a recording.
-                if self.path != *"standard output" {
-                    let _ = std::fs::remove_file(&self.path);
-                }
+                // An empty file would look like a recording.
+                self.files.discard();
                 return Err(Error::Command { command: name(), source });
             }
         }
@@ -227,7 +176,10 @@ impl<'a> Recording<'a> {
 
     /// Goes on until something ends it; says what.
     fn run(&mut self, signals: &Signals, observer: &mut dyn Observer) -> Why {
-        self.add_named_interfaces();
+        // Named interfaces are known; of any none is, before its first packet.
+        if let Err(error) = self.files.add_named(self.capture.interfaces()) {
+            self.failure = Some(error);
+        }
         // At once, so that a reader of standard output sees a file before the first packet.
         self.flush(MonoTime::default());
         loop {
@@ -263,8 +215,7 @@ impl<'a> Recording<'a> {
             return Some(Why::CommandEnded);
         }
         let limits = &self.plan.limits;
-        let reached = limits.packets.is_some_and(|most| self.written >= most)
-            || limits.bytes.is_some_and(|most| self.writer.bytes() >= most)
+        let reached = self.is_full()
             || limits.duration.is_some_and(|longest| self.watermark.since(self.started) >= longest);
         if reached {
             return Some(Why::Limit);
@@ -280,9 +231,11 @@ impl<'a> Recording<'a> {
         }
         let real = self.take_events();
         self.look(observer);
-        self.write_until(RealTime::from_ns(real.as_ns().saturating_sub(self.hold_back().as_nanos() as u64)));
+        let deadline = real.as_ns().saturating_sub(self.hold_back().as_nanos() as u64);
+        self.write_files_until(RealTime::from_ns(deadline), observer);
         self.tell(observer);
         self.flush(self.flushed.plus(self.flush_interval()));
+        self.afterwards.look(observer);
         self.care(observer);
     }
 
@@ -391,20 +344,36 @@ impl<'a> Recording<'a> {
         }
     }
 
-    /// Writes the packets up to `deadline`, or the first [`MOST_AT_ONCE`] of them.
-    fn write_until(&mut self, deadline: RealTime) {
+    /// Writes the packets up to `deadline`, each into the file that its time or size puts it in, or the first
+    /// [`MOST_AT_ONCE`] of them.
+    fn write_files_until(&mut self, deadline: RealTime, observer: &mut dyn Observer) {
         self.is_behind = false;
+        let mut left = MOST_AT_ONCE;
+        while self.failure.is_none() && !self.is_full() {
+            let ends = self.files.ends_at(&self.clock).filter(|ends| *ends <= deadline && !self.is_ending);
+            let until = ends.map_or(deadline, |ends| RealTime::from_ns(ends.as_ns().saturating_sub(1)));
+            match (self.write_until(until, &mut left), ends) {
+                (Stopped::Full(at), _) => self.switch(at, observer),
+                (Stopped::Nothing, Some(ends)) => {
+                    let next = self.capture.next_time().map_or(deadline, |next| next.min(deadline));
+                    self.switch(self.files.next_begins_at(ends, next), observer);
+                }
+                (Stopped::Nothing, None) => return,
+                (Stopped::Behind, _) => {
+                    self.is_behind = true;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Writes the packets up to `deadline` into the current file, at most `left` of them.
+    fn write_until(&mut self, deadline: RealTime, left: &mut usize) -> Stopped {
         let known_until = self.known_until();
-        for _ in 0..MOST_AT_ONCE {
-            if self.failure.is_some() || self.is_full() {
-                return;
-            }
-            let Some(arrival) = self.capture.next(deadline) else { return };
+        while *left > 0 && self.failure.is_none() && !self.is_full() {
+            *left -= 1;
+            let Some(arrival) = self.capture.next(deadline) else { return Stopped::Nothing };
             let source::Arrival { packet, interfaces, origins } = arrival;
-            if let Err(error) = add_interfaces(&mut self.writer, &mut self.interfaces, interfaces) {
-                self.failure = Some(error);
-                return;
-            }
             let id = packet.interface.0 as usize;
             let (Some(interface), Some(origin)) = (interfaces.get(id), origins.get(id)) else { continue };
             let (link_type, origin) = (interface.link_type, *origin);
@@ -422,40 +391,67 @@ impl<'a> Recording<'a> {
                 self.not_selected += 1;
                 continue;
             }
-            match self.writer.packet(&packet, &attribution, self.attributor.processes()) {
-                Ok(()) => {
-                    self.written += 1;
-                    self.statistics.interfaces[id].written += 1;
-                    self.statistics.attribution.count(&attribution);
-                    count_by_process(&mut self.by_process, &attribution);
-                }
+            let processes = self.attributor.processes();
+            if let Err(error) = self.files.packet(&packet, interfaces, &attribution, processes) {
+                self.failure = Some(error);
+                break;
+            }
+            self.written += 1;
+            self.statistics.interfaces[id].written += 1;
+            self.statistics.attribution.count(&attribution);
+            count_by_process(&mut self.by_process, &attribution);
+            match self.files.is_full() {
+                Ok(false) => {}
+                Ok(true) => return Stopped::Full(packet.time),
                 Err(error) => self.failure = Some(error),
             }
         }
-        self.is_behind = true;
+        Stopped::Behind
     }
 
-    fn is_full(&self) -> bool {
-        self.plan.limits.packets.is_some_and(|most| self.written >= most)
-            || self.plan.limits.bytes.is_some_and(|most| self.writer.bytes() >= most)
-    }
-
-    /// Named interfaces stand in the file even if they never see a packet.
-    fn add_named_interfaces(&mut self) {
-        let known = self.capture.interfaces();
-        if let Err(error) = add_interfaces(&mut self.writer, &mut self.interfaces, known) {
-            self.failure = Some(error);
+    /// Goes on in the next file, which begins at this time; or there is none, and this is the end.
+    fn switch(&mut self, at: RealTime, observer: &mut dyn Observer) {
+        if !self.files.may_go_on() || self.has_all_packets() {
+            self.is_complete = true;
+            return;
+        }
+        self.count();
+        let began = self.clock.mono(at);
+        let ending = Ending {
+            at,
+            totals: &self.statistics,
+            interfaces: self.capture.interfaces(),
+            processes: self.attributor.processes(),
+        };
+        match self.files.switch(&ending, began) {
+            Ok(switched) => {
+                self.afterwards.add(switched.done);
+                if let Some(trouble) = switched.not_removed {
+                    self.problems += 1;
+                    observer.problem(&trouble);
+                }
+                self.flush(MonoTime::default());
+            }
+            Err(error) => self.failure = Some(error),
         }
     }
 
-    /// Readers of standard output wait for each packet; a file is read now and then.
+    fn is_full(&self) -> bool {
+        self.is_complete || self.has_all_packets()
+    }
+
+    fn has_all_packets(&self) -> bool {
+        self.plan.limits.packets.is_some_and(|most| self.written >= most)
+    }
+
+    /// Readers of a pipe wait for each packet; a file is read now and then.
     fn flush_interval(&self) -> Duration {
-        if self.writer.get_ref().is_stdout() { Duration::ZERO } else { FLUSH_EVERY }
+        if self.files.is_read_live() { Duration::ZERO } else { FLUSH_EVERY }
     }
 
     fn flush(&mut self, due: MonoTime) {
         if self.failure.is_none() && self.watermark >= due {
-            if let Err(error) = self.writer.flush() {
+            if let Err(error) = self.files.flush() {
                 self.failure = Some(error);
             }
             self.flushed = self.watermark;
@@ -515,7 +511,7 @@ impl<'a> Recording<'a> {
     fn progress(&self) -> Progress<'_> {
         Progress {
             packets: self.written,
-            bytes: self.writer.bytes(),
+            bytes: self.files.bytes(),
             not_selected: self.not_selected,
             statistics: &self.statistics,
             by_process: &self.by_process,
@@ -525,7 +521,7 @@ impl<'a> Recording<'a> {
     }
 
     /// Lets nothing further in, writes what is in the rings, ends the file.
-    fn end(mut self, why: Why, observer: &mut dyn Observer) -> Result<Finished, Error> {
+    fn end(mut self, why: Why, signals: &Signals, observer: &mut dyn Observer) -> Finished {
         let began = now().1;
         let mut command = self.reap();
         if matches!(why, Why::Signal(_)) && self.command.is_some() {
@@ -538,36 +534,41 @@ impl<'a> Recording<'a> {
         while self.failure.is_none() && self.watermark < began.plus(aftermath) {
             self.round(observer);
         }
+        self.is_ending = true;
         if let Err(error) = self.capture.stop() {
             self.failure.get_or_insert(error);
         }
-        self.drain_rings(observer);
+        match why {
+            Why::Failure => self.tell_what_waited(),
+            _ => self.drain_rings(observer),
+        }
         self.count();
         self.statistics.end = now().0;
         let statistics = self.statistics;
-        let bytes = self.writer.bytes();
-        let mut failure = self.failure;
-        let finished = match &failure {
-            None => {
-                self.writer.finish(&statistics, self.attributor.processes()).map(|output| output.written())
-            }
-            Some(_) => Ok(self.writer.get_ref().written()),
-        };
-        let bytes = finished.unwrap_or_else(|error| {
-            failure = Some(error);
-            bytes
+        let written = self.files.finish(&Ending {
+            at: statistics.end,
+            totals: &statistics,
+            interfaces: self.capture.interfaces(),
+            processes: self.attributor.processes(),
         });
-        Ok(Finished {
-            path: self.path,
-            bytes,
+        if let Some(last) = written.remaining.last() {
+            self.afterwards.add(last.clone());
+        }
+        let failed_afterwards = self.afterwards.finish(signals, observer);
+        Finished {
+            path: written.last,
+            bytes: written.bytes,
+            files_written: written.count,
+            files: written.remaining,
+            problems: self.problems + failed_afterwards,
             not_selected: self.not_selected,
             statistics,
             by_process: self.by_process,
             processes: self.attributor.into_processes(),
             why,
             command,
-            failure,
-        })
+            failure: self.failure.or(written.failure),
+        }
     }
 
     /// What is in the rings waits for its owners as everything before did.
@@ -587,18 +588,30 @@ impl<'a> Recording<'a> {
         }
     }
 
+    /// What is in the rings when writing fails is lost.
+    fn tell_what_waited(&mut self) {
+        if let (Some(error), Ok(counts)) = (&self.failure, self.capture.counts())
+            && counts.waiting > 0
+        {
+            let text =
+                format!("{error}\n  {} packets that were waiting in the ring are lost", counts.waiting);
+            self.failure = Some(io::Error::new(error.kind(), text));
+        }
+    }
+
     fn reap(&mut self) -> Option<ExitStatus> {
         self.command.as_mut().and_then(|child| child.try_wait().ok().flatten())
     }
 }
 
-/// Adds the interfaces that the file does not have yet; `count` is how many it has.
-fn add_interfaces(writer: &mut Writer<Output>, count: &mut usize, known: &[Interface]) -> io::Result<()> {
-    for interface in known.iter().skip(*count) {
-        writer.add_interface(interface)?;
-        *count += 1;
-    }
-    Ok(())
+/// Why no more packets are written for now.
+enum Stopped {
+    /// None is due.
+    Nothing,
+    /// The file is full; the time of its last packet.
+    Full(RealTime),
+    /// Enough were written for one round, all that were asked for have been, or writing failed.
+    Behind,
 }
 
 /// What a packet's attribution depends on besides its bytes.
@@ -626,45 +639,5 @@ fn count_by_process(by_process: &mut Vec<u64>, attribution: &Attribution) {
         // A process that talks to itself has one packet, not two.
         (Some(sender), Some(receiver)) if sender.process == receiver.process => count(sender),
         _ => [sender, receiver].into_iter().flatten().for_each(count),
-    }
-}
-
-fn section(plan: &Plan, attributing: &Attributing) -> SectionInfo {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").ok();
-    let mut comments = plan.comments.clone();
-    comments.push(how_owners_are_found(attributing));
-    SectionInfo {
-        hardware: Some(std::env::consts::ARCH.to_owned()),
-        os: release.map(|release| format!("Linux {}", release.trim_end())),
-        application: Some(concat!("recorder ", env!("CARGO_PKG_VERSION")).to_owned()),
-        comments,
-    }
-}
-
-/// What the file says about it.
-fn how_owners_are_found(attributing: &Attributing) -> String {
-    let hidden = |hidden: &Hidden| {
-        hidden.in_words().iter().fold(String::new(), |text, words| format!("{text}; {words}"))
-    };
-    match attributing {
-        Attributing::Ebpf { reports, snapshot } => {
-            let active = reports.iter().filter(|report| report.state == State::Active);
-            let active: Vec<_> = active.map(|report| report.hook.hook).collect();
-            let snapshot = match snapshot {
-                Ok(seen) => hidden(seen),
-                Err(error) => format!("; no snapshot: {error}"),
-            };
-            format!("attribution: ebpf; hooks: {}{snapshot}", active.join(" "))
-        }
-        Attributing::Procfs { refused: None, hidden: seen } => {
-            format!("attribution: procfs, as asked for{}", hidden(seen))
-        }
-        Attributing::Procfs { refused: Some(error), hidden: seen } => {
-            format!("attribution: procfs; ebpf is refused: {error}{}", hidden(seen))
-        }
-        Attributing::Off => "attribution: none, as asked for".to_owned(),
-        Attributing::Unavailable(error, lookup) => {
-            format!("attribution: none; ebpf is refused: {error}; procfs: {lookup}")
-        }
     }
 }

@@ -17,7 +17,7 @@ pub enum Why {
     Limit,
     /// All interfaces are gone.
     InterfacesGone,
-    /// Nobody reads standard output any more.
+    /// Nobody reads the pipe any more.
     ReaderGone,
     /// The file can take no more.
     Failure,
@@ -47,6 +47,11 @@ impl Signals {
             0 => None,
             signal => i32::try_from(signal).ok(),
         }
+    }
+
+    /// The same, once for each signal.
+    pub(super) fn take_stop(&self) -> Option<i32> {
+        i32::try_from(self.stop.swap(0, Ordering::Relaxed)).ok().filter(|signal| *signal != 0)
     }
 
     /// Whether the numbers were asked for since the last call.

@@ -1,0 +1,139 @@
+//! Compression by zstd, in threads of its own: one frame per file.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+use std::thread::available_parallelism;
+
+use zstd::stream::write::Encoder as Zstd;
+
+/// Those that the `zstd` program has without `--ultra`: above them it takes gigabytes of memory.
+const LEVELS: RangeInclusive<i32> = 1..=19;
+/// More threads compress faster than packets come in; each has buffers of its own.
+const MOST_WORKERS: usize = 4;
+
+/// How a file is compressed: zstd, at this level.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compression {
+    level: i32,
+}
+
+impl Default for Compression {
+    fn default() -> Self {
+        Self { level: zstd::DEFAULT_COMPRESSION_LEVEL }
+    }
+}
+
+/// A text that names no compression.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is no compression\n  give zstd, or zstd:LEVEL with a level from {} to {}", LEVELS.start(), LEVELS.end())]
+pub struct BadCompression {
+    text: String,
+}
+
+impl FromStr for Compression {
+    type Err = BadCompression;
+
+    /// From `zstd` or `zstd:LEVEL`.
+    fn from_str(text: &str) -> Result<Self, BadCompression> {
+        let bad = || BadCompression { text: text.to_owned() };
+        match text.split_once(':') {
+            None if text == "zstd" => Ok(Self::default()),
+            Some(("zstd", level)) => match level.parse() {
+                Ok(level) if LEVELS.contains(&level) => Ok(Self { level }),
+                _ => Err(bad()),
+            },
+            _ => Err(bad()),
+        }
+    }
+}
+
+/// Compresses into a `W`.
+pub(super) struct Encoder<W: Write> {
+    zstd: Zstd<'static, W>,
+    /// Bytes taken since the last flush.
+    on_the_way: u64,
+}
+
+impl<W: Write> Encoder<W> {
+    pub(super) fn new(out: W, compression: Compression) -> io::Result<Self> {
+        let mut zstd = Zstd::new(out, compression.level)?;
+        // One core is the recorder's own. Even a single worker takes the compression out of its loop.
+        let workers = available_parallelism().map_or(1, |cores| (cores.get() - 1).clamp(1, MOST_WORKERS));
+        zstd.multithread(workers as u32)?;
+        zstd.include_checksum(true)?;
+        Ok(Self { zstd, on_the_way: 0 })
+    }
+
+    pub(super) fn place(&self) -> &W {
+        self.zstd.get_ref()
+    }
+
+    pub(super) const fn on_the_way(&self) -> u64 {
+        self.on_the_way
+    }
+
+    pub(super) fn finish(self) -> io::Result<W> {
+        self.zstd.finish()
+    }
+}
+
+impl<W: Write> Write for Encoder<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.zstd.write(bytes)?;
+        self.on_the_way += count as u64;
+        Ok(count)
+    }
+
+    /// Makes everything so far readable. What is compressed afterwards still refers to what came before.
+    fn flush(&mut self) -> io::Result<()> {
+        if self.on_the_way > 0 {
+            self.zstd.flush()?;
+            self.on_the_way = 0;
+        }
+        Ok(())
+    }
+}
+
+impl<W: Write + fmt::Debug> fmt::Debug for Encoder<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { zstd, on_the_way } = self;
+        f.debug_struct("Encoder").field("out", zstd.get_ref()).field("on_the_way", on_the_way).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_compression_is_read_with_its_level_or_refused() {
+        assert_eq!("zstd".parse(), Ok(Compression::default()));
+        assert_eq!("zstd:19".parse(), Ok(Compression { level: 19 }));
+        for text in ["", "gzip", "zstd:", "zstd:0", "zstd:20", "zstd:fast", "zst"] {
+            let error = text.parse::<Compression>().unwrap_err().to_string();
+            assert!(error.contains("from 1 to 19"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_was_flushed_can_be_read_though_the_end_is_missing() {
+        let mut encoder = Encoder::new(Vec::new(), Compression::default()).unwrap();
+        encoder.write_all(&[b'a'; 100_000]).unwrap();
+        assert_eq!(encoder.on_the_way(), 100_000);
+        encoder.flush().unwrap();
+        assert_eq!(encoder.on_the_way(), 0);
+        let so_far = encoder.place().clone();
+        assert!(so_far.len() < 1000, "{} bytes", so_far.len());
+        let mut read = Vec::new();
+        let error = io::copy(&mut zstd::Decoder::new(so_far.as_slice()).unwrap(), &mut read).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(read, [b'a'; 100_000]);
+        // Nothing new, nothing written.
+        encoder.flush().unwrap();
+        assert_eq!(*encoder.place(), so_far);
+        let whole = encoder.finish().unwrap();
+        assert_eq!(zstd::decode_all(whole.as_slice()).unwrap(), [b'a'; 100_000]);
+    }
+}
