@@ -9,9 +9,11 @@ use std::net::IpAddr;
 
 use crate::model::{InterfaceCounts, LinkType};
 
+mod expression;
 #[cfg(target_os = "linux")]
 mod linux;
 
+pub use expression::PacketFilter;
 #[cfg(target_os = "linux")]
 pub use linux::{Arrival, Capture, SETTLING, interfaces, local_addresses};
 

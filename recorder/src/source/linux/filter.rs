@@ -9,8 +9,9 @@
 //! - everything, where the kernel refuses the program as too long.
 
 use libc::sock_filter;
-use pcap::{BpfProgram, Linktype};
+use pcap::BpfProgram;
 
+use super::super::expression;
 use super::links::Link;
 use crate::model::LinkType;
 
@@ -268,28 +269,8 @@ fn wants_live(expression: &str) -> bool {
         .any(|word| matches!(word, "vlan" | "inbound" | "outbound" | "ifindex"))
 }
 
-/// libpcap's number on this system (DLT_), which differs from the file's (LINKTYPE_) for bare IP.
-const fn dlt(link_type: LinkType) -> Linktype {
-    const DLT_RAW: Linktype = Linktype(12);
-    match link_type {
-        LinkType::RAW_IP => DLT_RAW,
-        LinkType(number) => Linktype(number as i32),
-    }
-}
-
 fn compile_dead(expression: &str, class: Class) -> Result<BpfProgram, String> {
-    compile(&pcap::Capture::dead(dlt(class.link_type())).map_err(message)?, expression)
-}
-
-/// libpcap's optimizer takes cubic time: a second for 200 hosts (6000 instructions), ten for 400. What is longer stays
-/// as it is; the kernel refuses it then, and it is applied in user space.
-fn compile<T: pcap::Activated>(handle: &pcap::Capture<T>, expression: &str) -> Result<BpfProgram, String> {
-    const OPTIMIZABLE: usize = 6000;
-    let plain = handle.compile(expression, false).map_err(message)?;
-    if plain.get_instructions().len() > OPTIMIZABLE {
-        return Ok(plain);
-    }
-    handle.compile(expression, true).map_err(message)
+    expression::compile_dead(expression, class.link_type())
 }
 
 /// None if the interface cannot be opened, or has another link type than expected.
@@ -297,14 +278,8 @@ fn compile_live(expression: &str, class: Class, name: &str) -> Option<Result<Bpf
     const LITTLE: i32 = 256 << 10;
     let inactive = pcap::Capture::from_device(name).ok()?;
     let handle = inactive.promisc(false).snaplen(96).buffer_size(LITTLE).open().ok()?;
-    (handle.get_datalink() == dlt(class.link_type())).then(|| compile(&handle, expression))
-}
-
-fn message(error: pcap::Error) -> String {
-    match error {
-        pcap::Error::PcapError(message) => message,
-        other => other.to_string(),
-    }
+    (handle.get_datalink() == expression::dlt(class.link_type()))
+        .then(|| expression::compile(&handle, expression))
 }
 
 /// The instructions of a program. The package shows them only as text ("40 0 0 12"): code, jt, jf, k.
