@@ -97,6 +97,11 @@ pub struct Statistics {
     pub dropped_by_kernel: u64,
     /// How complete attribution is.
     pub attribution: AttributionCounts,
+    /// Packets that were not written because they are not those of the command or the processes that were asked for:
+    /// somebody else's, or nobody's for a reason.
+    pub not_selected: AttributionCounts,
+    /// Packets that stood in the file before a copy of it was made without them.
+    pub filtered_out: u64,
     /// Socket events that the kernel side could not deliver.
     pub events_lost: u64,
 }

@@ -4,6 +4,7 @@
 //! in `docs/FORMAT.md`; why, in the comments here.
 
 pub mod annotation;
+mod copy;
 mod encode;
 mod owners;
 mod parse;
@@ -14,6 +15,7 @@ mod statistics;
 mod suffixes;
 mod writer;
 
+pub use copy::{Copied, Copier, CopyError};
 pub use reader::{ReadError, Reader, Record};
 pub use writer::Writer;
 
@@ -31,6 +33,8 @@ mod block {
     pub(super) const ENHANCED_PACKET: u32 = 6;
     /// The custom block that programs which do not know it may copy.
     pub(super) const CUSTOM: u32 = 0x0000_0bad;
+    /// The custom block that nobody may copy.
+    pub(super) const CUSTOM_NOT_COPIED: u32 = 0x4000_0bad;
     /// Apple's libpcap/pcap/pcap-ng.h: PCAPNG_BT_PIB. Wireshark 4.6 reads it on every system.
     pub(super) const DARWIN_PROCESS: u32 = 0x8000_0001;
 }

@@ -51,20 +51,24 @@ impl Owners {
         &self.processes
     }
 
+    pub(super) fn into_processes(self) -> ProcessTable {
+        self.processes
+    }
+
     /// The indexes of process blocks begin anew in each section.
     pub(super) fn next_section(&mut self) {
         self.darwin.clear();
     }
 
     /// A Darwin block; `None` for one that is damaged, which has a number all the same.
-    pub(super) fn darwin_block(&mut self, process: Option<Process>) {
+    pub(super) fn darwin_block(&mut self, process: Option<Process>) -> Option<ProcessIndex> {
         let index = process.map(|process| self.add(process));
         self.darwin.push(index);
+        index
     }
 
-    /// A custom block, if it describes a process.
-    pub(super) fn custom_block(&mut self, process: Option<Process>) {
-        let Some(process) = process else { return };
+    /// A custom block that describes a process.
+    pub(super) fn custom_block(&mut self, process: Process) -> ProcessIndex {
         let pid = process.pid;
         let known = self.recorded.get(&(pid, process.start)).copied();
         let is_known =
@@ -74,6 +78,7 @@ impl Owners {
             None => self.fill(&process).unwrap_or_else(|| self.add(process)),
         };
         self.custom.entry(pid).or_default().push(index);
+        index
     }
 
     /// Gives a process that packets told of the rest of what is known. `None` if there is none, or if there

@@ -1,6 +1,8 @@
 //! The blocks of a file as values. Pure: each function works on the body of one block, and trusts nothing in
 //! it.
 
+use std::ops::Range;
+
 use pcap_file::pcapng::PcapNgState;
 use pcap_file::pcapng::blocks::interface_description::{
     InterfaceDescriptionBlock, InterfaceDescriptionOption as IfOption,
@@ -17,6 +19,8 @@ use crate::model::{Direction, Interface, InterfaceCounts, LinkType, RealTime, Re
 /// What a packet block says, its bytes aside.
 pub(super) struct Header {
     pub(super) interface: usize,
+    /// Where in the block its bytes are.
+    pub(super) data: Range<usize>,
     pub(super) time: RealTime,
     pub(super) original_length: u32,
     pub(super) direction: Direction,
@@ -24,15 +28,18 @@ pub(super) struct Header {
     pub(super) claim: Claim,
 }
 
-pub(super) type PacketParts<'a> = Result<(Header, &'a [u8]), &'static str>;
+/// Where the options of a packet block begin whose packet stands at `data`.
+pub(super) fn options_at(body: &[u8], data: &Range<usize>) -> usize {
+    (data.end + padding(data.len())).min(body.len())
+}
 
 /// An Enhanced Packet Block, or the obsolete Packet Block, whose interface has 16 bits.
-pub(super) fn full_packet<'a>(
-    body: &'a [u8],
+pub(super) fn full_packet(
+    body: &[u8],
     is_big_endian: bool,
     state: &PcapNgState,
     is_obsolete: bool,
-) -> PacketParts<'a> {
+) -> Result<Header, &'static str> {
     let (header, rest) = body.split_first_chunk::<20>().ok_or("it is too short for a packet")?;
     let word = |index: usize| {
         let at = index * 4;
@@ -47,22 +54,29 @@ pub(super) fn full_packet<'a>(
     if interface as usize >= state.interfaces().len() {
         return Err("its packet is of an interface that the file does not describe");
     }
-    let data = rest.get(..captured).ok_or("its packet is longer than the block")?;
+    if captured > rest.len() {
+        return Err("its packet is longer than the block");
+    }
     let mut header = Header {
         interface: interface as usize,
+        data: 20..20 + captured,
         time: time(state, interface, word(1), word(2)).ok_or("its time is out of range")?,
         original_length: word(4).max(captured as u32),
         direction: Direction::Unknown,
         reception: Reception::Unknown,
         claim: Claim::default(),
     };
-    let options = rest.get(captured + padding(captured)..).unwrap_or(&[]);
+    let options = &body[options_at(body, &header.data)..];
     read_options(Options::new(options, is_big_endian), is_big_endian, &mut header);
-    Ok((header, data))
+    Ok(header)
 }
 
 /// A Simple Packet Block: the section's first interface, no time, no options.
-pub(super) fn simple_packet<'a>(body: &'a [u8], is_big_endian: bool, state: &PcapNgState) -> PacketParts<'a> {
+pub(super) fn simple_packet(
+    body: &[u8],
+    is_big_endian: bool,
+    state: &PcapNgState,
+) -> Result<Header, &'static str> {
     let (length, rest) = body.split_first_chunk::<4>().ok_or("it is too short for a packet")?;
     let interface = state.interfaces().first().ok_or("its packet comes before any interface")?;
     let original_length = number(*length, is_big_endian);
@@ -70,16 +84,18 @@ pub(super) fn simple_packet<'a>(body: &'a [u8], is_big_endian: bool, state: &Pca
         0 => original_length,
         limit => original_length.min(limit),
     };
-    let data = rest.get(..captured as usize).ok_or("its packet is longer than the block")?;
-    let header = Header {
+    if captured as usize > rest.len() {
+        return Err("its packet is longer than the block");
+    }
+    Ok(Header {
         interface: 0,
+        data: 4..4 + captured as usize,
         time: RealTime::default(),
         original_length,
         direction: Direction::Unknown,
         reception: Reception::Unknown,
         claim: Claim::default(),
-    };
-    Ok((header, data))
+    })
 }
 
 fn read_options(options: Options<'_>, is_big_endian: bool, header: &mut Header) {

@@ -10,7 +10,6 @@
 //! per packet, so [`Found::Socket`](crate::model::Found::Socket) and
 //! [`Reason::Off`](crate::model::Reason::Off) stand there. The counts in [`Reader::statistics`] tell them.
 
-use std::borrow::Cow;
 use std::io::{self, Read};
 
 use pcap_file::Endianness;
@@ -20,7 +19,9 @@ use super::owners::Owners;
 use super::parse::{Header, full_packet, interface, read_statistics, section_info, simple_packet};
 use super::source::Source;
 use super::{SectionInfo, block, process};
-use crate::model::{Attribution, Interface, InterfaceCounts, InterfaceId, Packet, ProcessTable, Statistics};
+use crate::model::{
+    Attribution, Interface, InterfaceCounts, InterfaceId, Packet, ProcessIndex, ProcessTable, Statistics,
+};
 
 /// The longest block that can be read. The longest packet of `recorder` has 256 KiB.
 const LONGEST_BLOCK: usize = 16 << 20;
@@ -75,6 +76,20 @@ pub struct Record<'a> {
     pub processes: &'a ProcessTable,
 }
 
+/// What a block turned out to be; its bytes are in [`Reader::body`].
+pub(super) struct Block {
+    pub(super) kind: u32,
+    pub(super) content: Content,
+}
+
+pub(super) enum Content {
+    Packet(Header),
+    /// The record of a process: a Darwin block or a Process Information block; nobody's if it is damaged.
+    Process(Option<ProcessIndex>),
+    /// Anything else.
+    Other,
+}
+
 /// Reads one pcapng file from an `R`; needs no buffering around it.
 #[derive(Debug)]
 pub struct Reader<R: Read> {
@@ -87,8 +102,8 @@ pub struct Reader<R: Read> {
     /// By interface.
     counts: Vec<Option<InterfaceCounts>>,
     statistics: Option<Statistics>,
-    /// The bytes of the current packet.
-    data: Vec<u8>,
+    /// The current block, without its type and lengths.
+    body: Vec<u8>,
     is_at_end: bool,
     /// The longest block that there is room for, in bytes.
     longest: usize,
@@ -106,7 +121,7 @@ impl<R: Read> Reader<R> {
     /// As `new`, for blocks of at most `longest` bytes.
     pub(super) fn with_buffer(from: R, longest: usize) -> Result<Self, ReadError> {
         let mut source = Source::new(from);
-        source.peek().map_err(|source| match source.kind() {
+        source.peek(longest).map_err(|source| match source.kind() {
             io::ErrorKind::UnexpectedEof => ReadError::Truncated { offset: 0 },
             _ => ReadError::Io { offset: 0, source },
         })?;
@@ -128,7 +143,7 @@ impl<R: Read> Reader<R> {
             owners: Owners::default(),
             counts: Vec::new(),
             statistics: None,
-            data: Vec::new(),
+            body: Vec::new(),
             is_at_end: false,
             longest,
         })
@@ -139,28 +154,31 @@ impl<R: Read> Reader<R> {
     /// # Errors
     /// If the file is cut short, damaged, or cannot be read. Every packet before that place has been given.
     pub fn next_packet(&mut self) -> Result<Option<Record<'_>>, ReadError> {
-        if self.is_at_end {
-            return Ok(None);
+        loop {
+            match self.next_block()?.map(|block| block.content) {
+                Some(Content::Packet(header)) => return Ok(Some(self.record(&header))),
+                Some(Content::Process(_) | Content::Other) => {}
+                None => return Ok(None),
+            }
         }
-        let found = self.find_packet();
-        self.is_at_end = !matches!(found, Ok(Some(_)));
-        let Some(header) = found? else {
-            return Ok(None);
-        };
+    }
+
+    /// The packet whose block was read last.
+    pub(super) fn record(&mut self, header: &Header) -> Record<'_> {
         let attribution = self.owners.resolve(&header.claim, header.time, header.direction);
-        Ok(Some(Record {
+        Record {
             packet: Packet {
                 interface: InterfaceId(header.interface as u32),
                 time: header.time,
                 direction: header.direction,
                 reception: header.reception,
                 original_length: header.original_length,
-                data: &self.data,
+                data: &self.body[header.data.clone()],
             },
             attribution,
             interface: &self.interfaces[header.interface],
             processes: self.owners.processes(),
-        }))
+        }
     }
 
     /// What the (last) section header says.
@@ -176,6 +194,11 @@ impl<R: Read> Reader<R> {
     /// The processes met so far. Complete after the last packet: custom blocks stand at the end.
     pub fn processes(&self) -> &ProcessTable {
         self.owners.processes()
+    }
+
+    /// Gives the processes met away, at the end.
+    pub(super) fn into_processes(self) -> ProcessTable {
+        self.owners.into_processes()
     }
 
     /// The statistics, after the last packet; `None` if the file has none. Interfaces without a statistics
@@ -196,56 +219,77 @@ impl<R: Read> Reader<R> {
         self.blocks.bytes_parsed()
     }
 
-    fn find_packet(&mut self) -> Result<Option<Header>, ReadError> {
-        loop {
-            let offset = self.blocks.bytes_parsed();
-            let (raw, state) = match self.blocks.next_raw_block() {
-                None => return Ok(None),
-                Some(Ok(block)) => block,
-                Some(Err(error)) => return Err(self.explain(error, offset)),
-            };
-            let is_big_endian = state.section().endianness == Endianness::Big;
-            let body: &[u8] = match &raw.body {
-                Cow::Borrowed(body) => body,
-                Cow::Owned(body) => body,
-            };
-            match raw.type_ {
-                block::ENHANCED_PACKET | block::PACKET | block::SIMPLE_PACKET => {
-                    let packet = match raw.type_ {
-                        block::SIMPLE_PACKET => simple_packet(body, is_big_endian, state),
-                        kind => full_packet(body, is_big_endian, state, kind == block::PACKET),
-                    };
-                    let (mut header, data) =
-                        packet.map_err(|why| ReadError::Damaged { offset, why: why.to_owned() })?;
-                    header.interface += self.first_of_section;
-                    self.data.clear();
-                    self.data.extend_from_slice(data);
-                    return Ok(Some(header));
-                }
-                block::SECTION_HEADER => {
-                    self.section = section_info(state.section());
-                    self.first_of_section = self.interfaces.len();
-                    self.owners.next_section();
-                }
-                block::INTERFACE_DESCRIPTION => {
-                    self.interfaces.extend(state.interfaces().last().map(interface))
-                }
-                block::INTERFACE_STATISTICS => {
-                    let first = self.first_of_section;
-                    read_statistics(
-                        body,
-                        is_big_endian,
-                        state,
-                        first,
-                        &mut self.counts,
-                        &mut self.statistics,
-                    );
-                }
-                block::DARWIN_PROCESS => self.owners.darwin_block(process::read_darwin(body, is_big_endian)),
-                block::CUSTOM => self.owners.custom_block(process::read_custom(body, is_big_endian)),
-                _ => {}
-            }
+    /// The first section header, as [`Self::body`] gives those of later blocks.
+    pub(super) fn first_header(&self) -> &[u8] {
+        self.blocks.get_ref().first_header()
+    }
+
+    /// The bytes of the current block between its two lengths.
+    pub(super) fn body(&self) -> &[u8] {
+        &self.body
+    }
+
+    /// The byte order of the section.
+    pub(super) fn is_big_endian(&self) -> bool {
+        self.blocks.section().endianness == Endianness::Big
+    }
+
+    /// The next block; `None` after the last one, and after an error.
+    pub(super) fn next_block(&mut self) -> Result<Option<Block>, ReadError> {
+        if self.is_at_end {
+            return Ok(None);
         }
+        let block = self.read_block();
+        self.is_at_end = !matches!(block, Ok(Some(_)));
+        block
+    }
+
+    fn read_block(&mut self) -> Result<Option<Block>, ReadError> {
+        let offset = self.blocks.bytes_parsed();
+        let (raw, state) = match self.blocks.next_raw_block() {
+            None => return Ok(None),
+            Some(Ok(block)) => block,
+            Some(Err(error)) => return Err(self.explain(error, offset)),
+        };
+        let is_big_endian = state.section().endianness == Endianness::Big;
+        self.body.clear();
+        self.body.extend_from_slice(&raw.body);
+        let (kind, body) = (raw.type_, self.body.as_slice());
+        let content = match kind {
+            block::ENHANCED_PACKET | block::PACKET | block::SIMPLE_PACKET => {
+                let packet = match kind {
+                    block::SIMPLE_PACKET => simple_packet(body, is_big_endian, state),
+                    kind => full_packet(body, is_big_endian, state, kind == block::PACKET),
+                };
+                let mut header = packet.map_err(|why| ReadError::Damaged { offset, why: why.to_owned() })?;
+                header.interface += self.first_of_section;
+                Content::Packet(header)
+            }
+            block::SECTION_HEADER => {
+                self.section = section_info(state.section());
+                self.first_of_section = self.interfaces.len();
+                self.owners.next_section();
+                Content::Other
+            }
+            block::INTERFACE_DESCRIPTION => {
+                self.interfaces.extend(state.interfaces().last().map(interface));
+                Content::Other
+            }
+            block::INTERFACE_STATISTICS => {
+                let first = self.first_of_section;
+                read_statistics(body, is_big_endian, state, first, &mut self.counts, &mut self.statistics);
+                Content::Other
+            }
+            block::DARWIN_PROCESS => {
+                Content::Process(self.owners.darwin_block(process::read_darwin(body, is_big_endian)))
+            }
+            block::CUSTOM => match process::read_custom(body, is_big_endian) {
+                Some(process) => Content::Process(Some(self.owners.custom_block(process))),
+                None => Content::Other,
+            },
+            _ => Content::Other,
+        };
+        Ok(Some(Block { kind, content }))
     }
 
     fn explain(&self, error: PcapNgReadError, offset: u64) -> ReadError {

@@ -2,7 +2,10 @@
 
 use std::io::{self, Read};
 
-/// What is read from, with its first bytes, and whether its end has been seen: pcap-file does not tell the
+/// The first bytes of a block: type, length; then the magic number of a section header.
+const PREFIX: usize = 12;
+
+/// What is read from, with its first block, and whether its end has been seen: pcap-file does not tell the
 /// end of the file from a block that does not fit into its buffer.
 #[derive(Debug)]
 pub(super) struct Source<R> {
@@ -18,22 +21,34 @@ impl<R: Read> Source<R> {
         Self { from, first: Vec::new(), handed_on: 0, is_at_end: false }
     }
 
-    /// Reads the first four bytes, or all if there are fewer.
-    pub(super) fn peek(&mut self) -> io::Result<()> {
-        (&mut self.from).take(4).read_to_end(&mut self.first)?;
+    /// Reads the first block, or as much of it as there is; of anything but a section header its first bytes. A length
+    /// beyond `longest` is none.
+    pub(super) fn peek(&mut self, longest: usize) -> io::Result<()> {
+        (&mut self.from).take(PREFIX as u64).read_to_end(&mut self.first)?;
+        let [0x0a, 0x0d, 0x0d, 0x0a, length @ .., m, _, _, _] = self.first.as_slice() else { return Ok(()) };
+        let Ok(length) = <[u8; 4]>::try_from(length) else { return Ok(()) };
+        let length = if *m == 0x1a { u32::from_be_bytes(length) } else { u32::from_le_bytes(length) };
+        if let Some(rest) = (length as usize).checked_sub(PREFIX).filter(|rest| *rest <= longest) {
+            (&mut self.from).take(rest as u64).read_to_end(&mut self.first)?;
+        }
         Ok(())
+    }
+
+    /// The first block between its two lengths.
+    pub(super) fn first_header(&self) -> &[u8] {
+        self.first.get(8..self.first.len().saturating_sub(4)).unwrap_or(&[])
     }
 
     pub(super) fn other_format(&self) -> Option<&'static str> {
         match *self.first.as_slice() {
             [] => Some("it is empty"),
-            [0x0a, 0x0d, 0x0d, 0x0a] => None,
-            [0xa1, 0xb2, 0xc3, 0xd4 | 0xcd]
-            | [0xd4 | 0x4d, 0xc3 | 0x3c, 0xb2, 0xa1]
-            | [0xa1, 0xb2, 0x3c, 0x4d] => Some(
+            [0x0a, 0x0d, 0x0d, 0x0a, ..] => None,
+            [0xa1, 0xb2, 0xc3, 0xd4 | 0xcd, ..]
+            | [0xd4 | 0x4d, 0xc3 | 0x3c, 0xb2, 0xa1, ..]
+            | [0xa1, 0xb2, 0x3c, 0x4d, ..] => Some(
                 "it is a pcap file, which has no room for processes; `editcap -F pcapng IN OUT` converts it",
             ),
-            [0x28, 0xb5, 0x2f, 0xfd] => Some("it is compressed; `zstd -d` opens it"),
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Some("it is compressed; `zstd -d` opens it"),
             [0x1f, 0x8b, ..] => Some("it is compressed; `gzip -d` opens it"),
             _ => Some("it does not begin with a section header"),
         }

@@ -1,11 +1,14 @@
-//! The Interface Statistics Block, and the two comments that hold what it has no option for.
+//! The Interface Statistics Block, and the comments that hold what it has no option for.
 //!
 //! ```text
 //! this interface: written 127; dropped by recorder 3
 //! whole file: attributed 120; by socket 118; by listener 2; no socket 7; kernel 3; socket events lost 0; \
 //!     dropped by kernel on all interfaces 5 (shared)
+//! not selected: attributed 31; by socket 31; by listener 0; no socket 4
+//! filtered: kept 12; left out 115
 //! ```
-//! Each is a list of words and a number. Reasons that no packet had are left out, and so are snapshot and procfs.
+//! Each is a list of words and a number. Reasons that no packet had are left out, and so are snapshot and procfs. The last two
+//! comments stand only where packets were left out: while recording, and by [`Copier`](super::Copier) afterwards.
 
 use std::fmt::Write as _;
 
@@ -25,12 +28,16 @@ mod isb {
 
 const THIS_INTERFACE: &str = "this interface: ";
 const WHOLE_FILE: &str = "whole file: ";
+const NOT_SELECTED: &str = "not selected: ";
+const FILTERED: &str = "filtered: ";
 const WRITTEN: &str = "written";
 const DROPPED_BY_US: &str = "dropped by recorder";
 const ATTRIBUTED: &str = "attributed";
 const EVENTS_LOST: &str = "socket events lost";
 const DROPPED_TOGETHER: &str = "dropped by kernel on all interfaces";
 const SHARED: &str = " (shared)";
+const KEPT: &str = "kept";
+const LEFT_OUT: &str = "left out";
 
 /// Adds the statistics block of interface number `index`.
 pub(super) fn block(
@@ -52,6 +59,9 @@ pub(super) fn block(
     );
     let is_shared = dropped_by_kernel.is_none();
     text_option(buffer, code::COMMENT, &whole_file(statistics, is_shared));
+    if statistics.not_selected.total() > 0 {
+        text_option(buffer, code::COMMENT, &counts_after(NOT_SELECTED, &statistics.not_selected));
+    }
     option(buffer, isb::START_TIME, &high_low(statistics.start.as_ns()));
     option(buffer, isb::END_TIME, &high_low(statistics.end.as_ns()));
     // isb_ifrecv counts before the filter, and the kernel tells us only what passed it: without a filter that
@@ -70,7 +80,22 @@ pub(super) fn block(
 
 fn whole_file(statistics: &Statistics, is_shared: bool) -> String {
     let Statistics { attribution, events_lost, dropped_by_kernel, .. } = statistics;
-    let mut text = format!("{WHOLE_FILE}{ATTRIBUTED} {}", attribution.attributed());
+    let mut text = counts_after(WHOLE_FILE, attribution);
+    // Writing to a String cannot fail.
+    let _ = write!(text, "; {EVENTS_LOST} {events_lost}");
+    if is_shared {
+        let _ = write!(text, "; {DROPPED_TOGETHER} {dropped_by_kernel}{SHARED}");
+    }
+    text
+}
+
+/// The comment on packets that a copy lacks.
+pub(super) fn filtered(kept: u64, left_out: u64) -> String {
+    format!("{FILTERED}{KEPT} {kept}; {LEFT_OUT} {left_out}")
+}
+
+fn counts_after(prefix: &str, attribution: &AttributionCounts) -> String {
+    let mut text = format!("{prefix}{ATTRIBUTED} {}", attribution.attributed());
     for found in Found::ALL {
         let count = attribution.found(found);
         // Two ways that every recording with eBPF has, and those that this one had.
@@ -85,10 +110,6 @@ fn whole_file(statistics: &Statistics, is_shared: bool) -> String {
             let _ = write!(text, "; {} {count}", reason.name());
         }
     }
-    let _ = write!(text, "; {EVENTS_LOST} {events_lost}");
-    if is_shared {
-        let _ = write!(text, "; {DROPPED_TOGETHER} {dropped_by_kernel}{SHARED}");
-    }
     text
 }
 
@@ -102,7 +123,7 @@ pub(super) fn read(
 ) -> InterfaceCounts {
     let mut counts = InterfaceCounts::default();
     let (mut interface_received, mut accepted, mut delivered) = (None, None, None);
-    let mut has_written = false;
+    let (mut has_written, mut filtered_out) = (false, 0_u64);
     for (option, value) in options {
         let number = || u64_of(value, is_big_endian);
         match option {
@@ -124,10 +145,13 @@ pub(super) fn read(
             code::COMMENT => {
                 let Ok(text) = std::str::from_utf8(value) else { continue };
                 has_written |= read_comment(text, &mut counts, statistics);
+                filtered_out = read_filtered(text).saturating_add(filtered_out);
             }
             _ => {}
         }
     }
+    // Each block says the same, and each copy of a copy adds a comment.
+    statistics.filtered_out = statistics.filtered_out.max(filtered_out);
     // Other programs count in isb_ifrecv what passed the filter (dumpcap does), so it stands in.
     let received = accepted.or(interface_received);
     counts.received = received.or(delivered).unwrap_or(0);
@@ -156,24 +180,38 @@ fn read_comment(text: &str, counts: &mut InterfaceCounts, statistics: &mut Stati
     }
     if let Some(list) = text.strip_prefix(WHOLE_FILE) {
         // Every block repeats it, so it replaces rather than adds.
-        let mut attribution = AttributionCounts::default();
+        statistics.attribution = read_counts(list);
         for (word, count) in pairs(list) {
             match word {
                 EVENTS_LOST => statistics.events_lost = count,
                 DROPPED_TOGETHER => statistics.dropped_by_kernel = count,
-                _ => {
-                    if let Some(found) = Found::ALL.into_iter().find(|found| found.name() == word) {
-                        attribution.add_found(found, count);
-                    }
-                    if let Some(reason) = Reason::ALL.into_iter().find(|reason| reason.name() == word) {
-                        attribution.add_without(reason, count);
-                    }
-                }
+                _ => {}
             }
         }
-        statistics.attribution = attribution;
+    }
+    if let Some(list) = text.strip_prefix(NOT_SELECTED) {
+        statistics.not_selected = read_counts(list);
     }
     false
+}
+
+/// How many packets a copy lacks, if the comment is about that.
+fn read_filtered(text: &str) -> u64 {
+    let list = text.strip_prefix(FILTERED).unwrap_or_default();
+    pairs(list).find(|(word, _)| *word == LEFT_OUT).map_or(0, |(_, count)| count)
+}
+
+fn read_counts(list: &str) -> AttributionCounts {
+    let mut counts = AttributionCounts::default();
+    for (word, count) in pairs(list) {
+        if let Some(found) = Found::ALL.into_iter().find(|found| found.name() == word) {
+            counts.add_found(found, count);
+        }
+        if let Some(reason) = Reason::ALL.into_iter().find(|reason| reason.name() == word) {
+            counts.add_without(reason, count);
+        }
+    }
+    counts
 }
 
 /// `a 1; b c 2 (shared)` as ("a", 1), ("b c", 2).

@@ -304,6 +304,8 @@ impl<'a> Files<'a> {
             dropped_by_kernel: totals.dropped_by_kernel.saturating_sub(self.told.dropped_by_kernel),
             attribution: totals.attribution.since(&self.told.attribution),
             events_lost: totals.events_lost.saturating_sub(self.told.events_lost),
+            not_selected: totals.not_selected.since(&self.told.not_selected),
+            filtered_out: 0,
         };
         for &index in &self.interfaces {
             let now = totals.interfaces.get(index).copied().unwrap_or_default();

@@ -1,5 +1,6 @@
 //! The file as a whole: exact bytes, and the way through writer and reader.
 
+mod copying;
 mod reading;
 mod writing;
 

@@ -370,6 +370,8 @@ fn statistics_come_back() {
     for (index, reason) in Reason::ALL.into_iter().enumerate() {
         statistics.attribution.add_without(reason, index as u64);
     }
+    statistics.not_selected.add_found(Found::Snapshot, 7);
+    statistics.not_selected.add_without(Reason::Ambiguous, 8);
     let mut shared = statistics.clone();
     shared.interfaces.iter_mut().for_each(|counts| counts.dropped_by_kernel = None);
     for statistics in [statistics, shared] {
