@@ -1,7 +1,7 @@
 //! recorder: every packet, and the process behind it.
 //!
 //! The rooms, from the ground up; imports run one way, and `tests/tests/rooms.rs` holds it:
-//! `cli → pipeline → {source, attribution, pcapng, output, sandbox} → decode → model → shared`.
+//! `cli → pipeline → {source, attribution, pcapng, output, selection, sandbox} → decode → model → shared`.
 
 pub mod attribution;
 pub mod cli;
@@ -10,4 +10,5 @@ pub mod model;
 pub mod output;
 pub mod pcapng;
 pub mod pipeline;
+pub mod selection;
 pub mod source;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 /// Which rooms a room may import from; itself always. `model` stands on `shared`, an outside package here.
-const MAY_IMPORT: [(&str, &[&str]); 9] = [
+const MAY_IMPORT: [(&str, &[&str]); 10] = [
     ("model", &[]),
     ("decode", &["model"]),
     ("source", &["decode", "model"]),
@@ -17,12 +17,16 @@ const MAY_IMPORT: [(&str, &[&str]); 9] = [
     ("pcapng", &["decode", "model"]),
     ("output", &["decode", "model"]),
     ("sandbox", &["decode", "model"]),
-    ("pipeline", &["source", "attribution", "pcapng", "output", "sandbox", "decode", "model"]),
-    ("cli", &["pipeline", "source", "attribution", "pcapng", "output", "sandbox", "decode", "model"]),
+    ("selection", &["model"]),
+    ("pipeline", &["source", "attribution", "pcapng", "output", "sandbox", "selection", "decode", "model"]),
+    (
+        "cli",
+        &["pipeline", "source", "attribution", "pcapng", "output", "sandbox", "selection", "decode", "model"],
+    ),
 ];
 
 /// Where an outside package may be used: a room, or a folder in one. A package that is not here is not used at all.
-const PACKAGES: [(&str, &[&str]); 26] = [
+const PACKAGES: [(&str, &[&str]); 27] = [
     ("recorder_shared", &["model", "attribution"]), // the words of the kernel side are heard in attribution
     ("etherparse", &["decode"]),
     ("libc", &["source/linux", "attribution/linux", "sandbox", "pipeline"]), // system calls; pipeline: clocks
@@ -38,6 +42,7 @@ const PACKAGES: [(&str, &[&str]); 26] = [
     ("netlink_packet_netfilter", &["attribution/linux"]), // the same
     ("foldhash", &["attribution"]),          // a hash that a sender of packets cannot aim at
     ("pcap_file", &["pcapng"]),
+    ("globset", &["selection"]), // patterns
     ("zstd", &["output"]),
     ("flate2", &["output"]), // reading what others compressed
     ("landlock", &["sandbox"]),

@@ -1,8 +1,10 @@
 //! The commands: arguments in, text and exit codes out.
 
 pub mod doctor;
+pub mod filter;
 pub mod interfaces;
 pub mod record;
+pub mod selection;
 pub mod show;
 pub mod status;
 pub mod summary;
@@ -14,8 +16,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::output;
+use self::selection::SelectionArgs;
+use crate::output::{self, CreateError};
 use crate::pcapng::{ReadError, Reader};
+use crate::selection::ProcessFilter;
+use crate::source;
 
 /// Records packets, each with the process that sent or received it.
 #[derive(Debug, Parser)]
@@ -35,6 +40,8 @@ pub enum Command {
     Show(show::ShowArgs),
     /// Print packets and bytes by process, user, unit or container, and how complete the attribution is
     Summary(summary::SummaryArgs),
+    /// Copy a recording with the packets of some processes only, or what a libpcap filter lets through
+    Filter(filter::FilterArgs),
     /// List what can be recorded here
     Interfaces(interfaces::Args),
     /// Tell what works on this machine, what does not, why, and what to do about it
@@ -51,6 +58,10 @@ pub fn run(cli: Cli) -> ExitCode {
         }
         Command::Show(args) => show::run(&args, &mut out),
         Command::Summary(args) => summary::run(&args, &mut out),
+        Command::Filter(args) => {
+            drop(out);
+            filter::run(&args)
+        }
         Command::Interfaces(args) => {
             ignore_broken_pipe(interfaces::run(&args, &mut out)).map(|()| ExitCode::SUCCESS)
         }
@@ -85,6 +96,23 @@ pub enum Error {
         /// Why, where, and what to do about it.
         source: ReadError,
     },
+    /// The libpcap filter makes no sense.
+    #[error("{0}\n  {remedy}", remedy = .0.remedy().unwrap_or_default())]
+    Filter(#[from] source::Error),
+    /// The file for the result cannot be created.
+    #[error(transparent)]
+    Create(#[from] CreateError),
+    /// What processes are stands behind their packets, so that some were taken for what they are not.
+    #[error(
+        "of {processes} processes {} tells only behind their packets that they are selected, or are not\n  give it by \
+         its name, so that it can be read twice; or select by pid", path.display()
+    )]
+    Late {
+        /// Which file.
+        path: PathBuf,
+        /// How many processes.
+        processes: usize,
+    },
     /// The result cannot be written. A broken pipe is never told this way: that the reader left is no error.
     #[error("cannot write the result: {0}")]
     Write(#[from] io::Error),
@@ -94,8 +122,11 @@ impl Error {
     /// The exit code of the command: 1 if a part of the work was done, 2 if nothing usable was.
     pub const fn exit_code(&self) -> u8 {
         match self {
-            Self::Read { source: ReadError::NotPcapng { .. }, .. } | Self::Open { .. } => 2,
-            Self::Read { .. } | Self::Write(_) => 1,
+            Self::Read { source: ReadError::NotPcapng { .. }, .. }
+            | Self::Open { .. }
+            | Self::Filter(_)
+            | Self::Create(_) => 2,
+            Self::Read { .. } | Self::Late { .. } | Self::Write(_) => 1,
         }
     }
 }
@@ -107,6 +138,29 @@ type FileReader = Reader<Box<dyn Read>>;
 fn open(path: &Path) -> Result<FileReader, Error> {
     let from = output::open(path).map_err(|source| Error::Open { path: path.to_owned(), source })?;
     Reader::new(from).map_err(|source| Error::Read { path: path.to_owned(), source })
+}
+
+/// Opens a recording, and makes the filter for its packets. What a file tells of its processes may stand behind their packets
+/// (other programs save it so), so a file that can be read twice is.
+fn open_selected(
+    path: &Path,
+    selection: &SelectionArgs,
+) -> Result<(FileReader, Option<ProcessFilter>), Error> {
+    let mut filter = selection.expr().map(ProcessFilter::new);
+    if let Some(filter) = &mut filter
+        && path.metadata().is_ok_and(|there| there.is_file())
+    {
+        let mut reader = open(path)?;
+        // What is wrong with it is told when its packets are read.
+        while let Ok(Some(_)) = reader.next_packet() {}
+        filter.learn(reader.processes());
+    }
+    Ok((open(path)?, filter))
+}
+
+/// Whether all processes of a file were judged by what the file tells of them in the end.
+fn late(path: &Path, processes: usize) -> Result<(), Error> {
+    if processes == 0 { Ok(()) } else { Err(Error::Late { path: path.to_owned(), processes }) }
 }
 
 /// Lets a broken pipe pass: whoever read our output has seen enough.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use super::selection::{AFTER_HELP, SelectionArgs};
 use super::status::Screen;
 use crate::attribution::linux::ebpf::DEFAULT_EVENT_BYTES;
 use crate::output::Compression;
@@ -20,6 +21,7 @@ use crate::source::{CaptureOptions, DEFAULT_SNAP_LENGTH, Selection};
 
 /// The arguments of `recorder record`.
 #[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
 pub struct RecordArgs {
     /// Record on this interface; repeatable; `any` is all of them, later ones included
     #[arg(short, long = "interface", value_name = "NAME", default_value = "any", help_heading = "Capture")]
@@ -37,6 +39,10 @@ pub struct RecordArgs {
     /// Also take what is addressed to others
     #[arg(long, help_heading = "Capture")]
     pub promiscuous: bool,
+
+    /// Whose packets to record.
+    #[command(flatten)]
+    pub selection: SelectionArgs,
 
     /// How owners are found: ebpf fails where eBPF does not work; procfs looks them up in /proc, which misses what is
     /// short-lived; auto is ebpf where it works, else procfs, and says so
@@ -180,12 +186,13 @@ fn plan(args: RecordArgs) -> Plan {
     Plan {
         capture,
         attribution: mode,
+        processes: args.selection.expr(),
         event_buffer_bytes: args.event_buffer_size << 10,
         annotate: *annotate,
         with_arguments: args.with_cmdline,
         limits: limits(&args),
         rotation: rotation(&args),
-        compression: args.compress.or_else(|| has_suffix(&path, "zst").then(Compression::default)),
+        compression: args.compress.or_else(|| compression_by_name(&path)),
         after_file: args.after_file,
         path,
         force: args.force,
@@ -195,8 +202,9 @@ fn plan(args: RecordArgs) -> Plan {
     }
 }
 
-fn has_suffix(path: &Path, suffix: &str) -> bool {
-    path.extension().is_some_and(|extension| extension == suffix)
+/// How a file of this name is compressed if nothing else is said.
+pub(super) fn compression_by_name(path: &Path) -> Option<Compression> {
+    path.extension().is_some_and(|extension| extension == "zst").then(Compression::default)
 }
 
 /// The strictest of each kind.
@@ -244,6 +252,12 @@ fn lower<T: Ord + Copy>(limit: &mut Option<T>, value: T) {
 
 /// What contradicts itself: the error, and its remedy.
 fn contradiction(plan: &Plan) -> Option<(&'static str, &'static str)> {
+    if plan.processes.is_some() && plan.attribution == AttributionMode::None {
+        return Some((
+            "processes are chosen by the owners of packets, which --attribution none does not look for",
+            "leave --attribution out; or record everything, and choose later with `recorder filter`",
+        ));
+    }
     let is_stdout = plan.path == Path::new("-");
     if is_stdout && plan.rotation.is_some() {
         return Some((

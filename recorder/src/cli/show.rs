@@ -6,7 +6,8 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::{Error, ignore_broken_pipe, open, text};
+use super::selection::{AFTER_HELP, SelectionArgs};
+use super::{Error, ignore_broken_pipe, late, open_selected, text};
 use crate::decode::{self, Decoded, Transport};
 use crate::model::{Attribution, Direction, Owner, ProcessTable};
 use crate::pcapng::Record;
@@ -14,12 +15,16 @@ use crate::pcapng::annotation::{escape_name, escape_text};
 
 /// Arguments of `recorder show`.
 #[derive(Clone, Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
 pub struct ShowArgs {
     /// The recording; `-` is standard input
     pub file: PathBuf,
     /// Print one JSON object a line (docs/FORMAT.md)
     #[arg(long)]
     pub json: bool,
+    /// Whose packets to print.
+    #[command(flatten)]
+    pub selection: SelectionArgs,
 }
 
 /// Prints the packets of a recording. When `out` is a pipe that its reader closes, it stops without an error.
@@ -27,7 +32,7 @@ pub struct ShowArgs {
 /// # Errors
 /// If the file cannot be read to its end (all packets before that have been printed), or `out` not written.
 pub fn run(args: &ShowArgs, out: &mut dyn Write) -> Result<ExitCode, Error> {
-    let mut reader = open(&args.file)?;
+    let (mut reader, mut selected) = open_selected(&args.file, &args.selection)?;
     let mut out = BufWriter::with_capacity(1 << 16, out);
     let mut number = 0_u64;
     let failure = loop {
@@ -37,6 +42,9 @@ pub fn run(args: &ShowArgs, out: &mut dyn Write) -> Result<ExitCode, Error> {
             Err(source) => break Some(Error::Read { path: args.file.clone(), source }),
         };
         number += 1;
+        if selected.as_mut().is_some_and(|filter| !filter.keeps(&record.attribution, record.processes)) {
+            continue;
+        }
         let printed = if args.json { json(&mut out, number, &record) } else { line(&mut out, &record) };
         if let Err(error) = printed {
             // What is still in the buffer cannot be written either.
@@ -47,7 +55,9 @@ pub fn run(args: &ShowArgs, out: &mut dyn Write) -> Result<ExitCode, Error> {
     ignore_broken_pipe(out.flush())?;
     // The buffer is empty, or the pipe is closed: nothing may be written when it goes out of scope.
     let _ = out.into_parts();
-    failure.map_or(Ok(ExitCode::SUCCESS), Err)
+    failure.map_or(Ok(()), Err)?;
+    late(&args.file, selected.map_or(0, |filter| filter.misjudged(reader.processes())))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// `2026-11-21 01:22:47.123456789 eth0 Out TCP 10.0.0.1:40000 -> 10.0.0.2:443 [S] length 74  curl[4242]`
@@ -224,6 +234,9 @@ impl PacketJson<'_> {
 pub(super) mod tests {
     use std::path::Path;
 
+    use clap::Parser;
+
+    use super::super::{Cli, Command};
     use super::*;
     use crate::model::*;
     use crate::pcapng::{Annotate, SectionInfo, Writer};
@@ -240,10 +253,14 @@ pub(super) mod tests {
 
     /// Three packets: curl to nginx, both here; to curl; and nobody's, which is not IP.
     pub(in crate::cli) fn recording() -> Vec<u8> {
+        recording_with(Annotate::ALL)
+    }
+
+    fn recording_with(annotate: Annotate) -> Vec<u8> {
         let mut table = ProcessTable::default();
         let curl = Some(Owner { process: table.push(process(4242, "curl")), tid: 4243 });
         let nginx = Some(Owner { process: table.push(process(99, "nginx")), tid: 0 });
-        let mut writer = Writer::new(Vec::new(), Annotate::ALL, &SectionInfo::default());
+        let mut writer = Writer::new(Vec::new(), annotate, &SectionInfo::default());
         let interface = Interface {
             name: "tun0\x1b".into(),
             description: None,
@@ -278,11 +295,15 @@ pub(super) mod tests {
         writer.finish(&statistics, &table).unwrap()
     }
 
+    fn args(file: &Path, json: bool) -> ShowArgs {
+        ShowArgs { file: file.into(), json, selection: SelectionArgs::default() }
+    }
+
     fn show(file: &[u8], json: bool) -> (String, Result<ExitCode, Error>) {
         let path = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(path.path(), file).unwrap();
         let mut out = Vec::new();
-        let result = run(&ShowArgs { file: path.path().into(), json }, &mut out);
+        let result = run(&args(path.path(), json), &mut out);
         (String::from_utf8(out).unwrap(), result)
     }
 
@@ -337,9 +358,26 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn what_a_file_tells_of_its_processes_behind_their_packets_counts_too() {
+        let path = tempfile::NamedTempFile::new().unwrap();
+        let show = |annotate: Annotate, option: &str, value: &str| {
+            std::fs::write(path.path(), recording_with(annotate)).unwrap();
+            let arguments = ["recorder", "show", path.path().to_str().unwrap(), option, value];
+            let Command::Show(args) = Cli::try_parse_from(arguments).unwrap().command else { panic!() };
+            let mut out = Vec::new();
+            let result = run(&args, &mut out).map(drop).map_err(|error| error.exit_code());
+            (result, out.iter().filter(|b| **b == b'\n').count())
+        };
+        for annotate in [Annotate::ALL, Annotate { darwin: false, ..Annotate::ALL }] {
+            assert_eq!(show(annotate, "--exe", "/bin/curl"), (Ok(()), 2));
+            assert_eq!(show(annotate, "--exe", "/bin/wget"), (Ok(()), 0));
+            assert_eq!(show(annotate, "--name", "curl"), (Ok(()), 2));
+        }
+    }
+
+    #[test]
     fn a_missing_file_is_told_by_name() {
-        let args = ShowArgs { file: "/no/such/file".into(), json: false };
-        let error = run(&args, &mut Vec::new()).unwrap_err();
+        let error = run(&args(Path::new("/no/such/file"), false), &mut Vec::new()).unwrap_err();
         assert_eq!(error.exit_code(), 2);
         assert!(error.to_string().starts_with("cannot open /no/such/file: "), "{error}");
     }
@@ -361,7 +399,7 @@ pub(super) mod tests {
     fn a_broken_pipe_is_no_error_and_a_full_disk_is() {
         let path = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(path.path(), recording()).unwrap();
-        let args = ShowArgs { file: Path::to_owned(path.path()), json: false };
+        let args = args(path.path(), false);
         assert!(run(&args, &mut Closed(io::ErrorKind::BrokenPipe)).is_ok());
         assert!(matches!(run(&args, &mut Closed(io::ErrorKind::StorageFull)), Err(Error::Write(_))));
     }

@@ -137,9 +137,13 @@ fn line(progress: &Progress<'_>) -> String {
         progress.statistics.dropped_by_kernel,
         share(progress.statistics.attribution.attributed(), progress.statistics.attribution.total()),
     );
+    let left_out = progress.statistics.not_selected.total();
+    if left_out > 0 {
+        // Writing to a string cannot fail.
+        let _ = write!(line, ", {left_out} left out");
+    }
     for (index, packets) in progress.busiest(BUSIEST) {
         if let Some(process) = progress.processes.get(index) {
-            // Writing to a string cannot fail.
             let _ = write!(line, "  {} {packets}", text::process(process));
         }
     }
@@ -157,7 +161,6 @@ fn summary(finished: &Finished) -> String {
         files_written,
         files,
         problems: _,
-        not_selected,
         statistics,
         by_process: _,
         processes: _,
@@ -184,9 +187,7 @@ fn summary(finished: &Finished) -> String {
     if dropped_by_us > 0 {
         let _ = writeln!(text, "{dropped_by_us} packets dropped by recorder");
     }
-    if *not_selected > 0 {
-        let _ = writeln!(text, "{not_selected} packets left out: neither end is known as the command's");
-    }
+    left_out(&mut text, &statistics.not_selected);
     attribution(&mut text, statistics);
     if statistics.events_lost > 0 {
         let _ = writeln!(text, "{} socket events lost", statistics.events_lost);
@@ -209,6 +210,20 @@ fn summary(finished: &Finished) -> String {
 
 fn shown(path: &Path) -> String {
     text::safe(&path.to_string_lossy())
+}
+
+/// Packets of others than the command or the processes that were asked for.
+fn left_out(text: &mut String, counts: &AttributionCounts) {
+    if counts.total() == 0 {
+        return;
+    }
+    let _ = writeln!(text, "{} packets left out: they are not known as those asked for", counts.total());
+    for reason in Reason::ALL {
+        if counts.without(reason) > 0 {
+            let _ =
+                writeln!(text, "  of these without an owner, {}: {}", reason.name(), counts.without(reason));
+        }
+    }
 }
 
 fn attribution(text: &mut String, statistics: &Statistics) {

@@ -11,13 +11,16 @@ use nix::unistd::{Uid, User};
 use serde::Serialize;
 
 use self::totals::{Row, Totals, Volume};
-use super::{Error, ignore_broken_pipe, open, text};
-use crate::model::{RealTime, Reason, Statistics};
+use super::selection::{AFTER_HELP, SelectionArgs};
+use super::{Error, ignore_broken_pipe, late, open_selected, text};
+use crate::model::{AttributionCounts, RealTime, Reason, Statistics};
+use crate::selection::ProcessFilter;
 
 pub use self::totals::By;
 
 /// Arguments of `recorder summary`.
 #[derive(Clone, Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
 pub struct SummaryArgs {
     /// The recording; `-` is standard input
     pub file: PathBuf,
@@ -27,6 +30,9 @@ pub struct SummaryArgs {
     /// Print one JSON object (docs/FORMAT.md)
     #[arg(long)]
     pub json: bool,
+    /// Whose packets to sum up.
+    #[command(flatten)]
+    pub selection: SelectionArgs,
 }
 
 /// Prints what each process, or group of processes, sent and received, then how complete that is.
@@ -34,20 +40,30 @@ pub struct SummaryArgs {
 /// # Errors
 /// If the file cannot be read to its end (what was read is summed up all the same), or `out` not written.
 pub fn run(args: &SummaryArgs, out: &mut dyn Write) -> Result<ExitCode, Error> {
-    let mut reader = open(&args.file)?;
-    let mut totals = Totals::default();
+    let (mut reader, mut selected) = open_selected(&args.file, &args.selection)?;
+    let (mut totals, mut left_out) = (Totals::default(), Volume::default());
     let failure = loop {
         match reader.next_packet() {
-            Ok(Some(record)) => totals.count(&record),
+            Ok(Some(record)) => {
+                let keeps = |filter: &mut ProcessFilter| filter.keeps(&record.attribution, record.processes);
+                if selected.as_mut().is_none_or(keeps) {
+                    totals.count(&record);
+                } else {
+                    left_out.count(record.packet.original_length);
+                }
+            }
             Ok(None) => break None,
             Err(source) => break Some(Error::Read { path: args.file.clone(), source }),
         }
     };
     let rows = totals.rows(args.by, reader.processes(), user_name);
-    let summary = Summary { by: args.by, totals, rows, statistics: reader.statistics() };
+    let left_out = selected.is_some().then_some(left_out);
+    let summary = Summary { by: args.by, totals, left_out, rows, statistics: reader.statistics() };
     let printed = if args.json { json(out, &summary) } else { human(out, &summary) };
     ignore_broken_pipe(printed.and_then(|()| out.flush()))?;
-    failure.map_or(Ok(ExitCode::SUCCESS), Err)
+    failure.map_or(Ok(()), Err)?;
+    late(&args.file, selected.map_or(0, |filter| filter.misjudged(reader.processes())))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The name of a user on the system that prints, which need not be the one that recorded.
@@ -59,12 +75,14 @@ fn user_name(uid: u32) -> Option<String> {
 struct Summary {
     by: By,
     totals: Totals,
+    /// What is in the file and was not asked for; nothing if all was.
+    left_out: Option<Volume>,
     rows: Vec<Row>,
     statistics: Option<Statistics>,
 }
 
 fn human(out: &mut dyn Write, summary: &Summary) -> io::Result<()> {
-    let Summary { by, totals, rows, statistics } = summary;
+    let Summary { by, totals, left_out, rows, statistics } = summary;
     out.write_all(text::table(&cells(*by, rows), 4).as_bytes())?;
     writeln!(out)?;
 
@@ -73,8 +91,16 @@ fn human(out: &mut dyn Write, summary: &Summary) -> io::Result<()> {
     writeln!(out, "attributed: {attributed} packets{}", share(attributed, all.packets))?;
     let nobody = totals.nobody;
     writeln!(out, "without a process: {} packets, {} bytes", nobody.packets, nobody.bytes)?;
+    if let Some(left_out) = left_out {
+        writeln!(out, "not selected here: {} packets, {} bytes", left_out.packets, left_out.bytes)?;
+    }
     match statistics {
-        Some(statistics) => losses(out, statistics),
+        Some(statistics) => {
+            if left_out.is_some() || statistics.filtered_out > 0 {
+                writeln!(out, "the whole recording:")?;
+            }
+            losses(out, statistics)
+        }
         None => writeln!(
             out,
             "no statistics in the file: the recording was cut short, or another program wrote it"
@@ -112,18 +138,29 @@ fn cells(by: By, rows: &[Row]) -> Vec<Vec<String>> {
 
 /// Why packets have no process, and what was lost, as the recording itself counted it.
 fn losses(out: &mut dyn Write, statistics: &Statistics) -> io::Result<()> {
-    for (reason, packets) in reasons(statistics) {
+    for (reason, packets) in reasons(&statistics.attribution) {
         writeln!(out, "  {reason}: {packets}")?;
     }
     let dropped_by_us = dropped_by_us(statistics);
     writeln!(out, "dropped: {} by the kernel, {dropped_by_us} by recorder", statistics.dropped_by_kernel)?;
-    writeln!(out, "socket events lost: {}", statistics.events_lost)
+    writeln!(out, "socket events lost: {}", statistics.events_lost)?;
+    let Statistics { not_selected, filtered_out, .. } = statistics;
+    if not_selected.total() > 0 {
+        writeln!(out, "left out while recording: {} packets", not_selected.total())?;
+        for (reason, packets) in reasons(not_selected) {
+            writeln!(out, "  {reason}: {packets}")?;
+        }
+    }
+    if *filtered_out > 0 {
+        writeln!(out, "left out of this copy: {filtered_out} packets")?;
+    }
+    Ok(())
 }
 
-fn reasons(statistics: &Statistics) -> impl Iterator<Item = (&'static str, u64)> {
+fn reasons(counts: &AttributionCounts) -> impl Iterator<Item = (&'static str, u64)> {
     Reason::ALL
         .into_iter()
-        .map(|reason| (reason.name(), statistics.attribution.without(reason)))
+        .map(|reason| (reason.name(), counts.without(reason)))
         .filter(|(_, packets)| *packets > 0)
 }
 
@@ -159,6 +196,8 @@ struct SummaryJson<'a> {
     attributed_packets: u64,
     without_process: Volume,
     #[serde(skip_serializing_if = "Option::is_none")]
+    not_selected: Option<Volume>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     statistics: Option<StatisticsJson>,
 }
 
@@ -171,10 +210,21 @@ struct StatisticsJson {
     dropped_by_kernel: u64,
     dropped_by_recorder: u64,
     socket_events_lost: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    not_selected: u64,
+    #[serde(skip_serializing_if = "HashMap::is_empty")]
+    not_selected_reasons: HashMap<&'static str, u64>,
+    #[serde(skip_serializing_if = "is_zero")]
+    filtered_out: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 fn json(out: &mut dyn Write, summary: &Summary) -> io::Result<()> {
-    let Summary { by, totals, rows, statistics } = summary;
+    let Summary { by, totals, left_out, rows, statistics } = summary;
     let is_by_pid = *by == By::Pid;
     let object = SummaryJson {
         processes: is_by_pid.then_some(rows),
@@ -182,13 +232,17 @@ fn json(out: &mut dyn Write, summary: &Summary) -> io::Result<()> {
         total: totals.all,
         attributed_packets: totals.attributed(),
         without_process: totals.nobody,
+        not_selected: *left_out,
         statistics: statistics.as_ref().map(|statistics| StatisticsJson {
             start_ns: statistics.start.as_ns(),
             end_ns: statistics.end.as_ns(),
-            reasons: reasons(statistics).collect(),
+            reasons: reasons(&statistics.attribution).collect(),
             dropped_by_kernel: statistics.dropped_by_kernel,
             dropped_by_recorder: dropped_by_us(statistics),
             socket_events_lost: statistics.events_lost,
+            not_selected: statistics.not_selected.total(),
+            not_selected_reasons: reasons(&statistics.not_selected).collect(),
+            filtered_out: statistics.filtered_out,
         }),
     };
     let mut text = serde_json::to_vec(&object)?;
@@ -198,7 +252,10 @@ fn json(out: &mut dyn Write, summary: &Summary) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::super::show::tests::recording;
+    use super::super::{Cli, Command};
     use super::*;
 
     fn summary(file: &[u8], json: bool) -> (String, Result<ExitCode, Error>) {
@@ -209,7 +266,10 @@ mod tests {
         let path = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(path.path(), file).unwrap();
         let mut out = Vec::new();
-        let result = run(&SummaryArgs { file: path.path().into(), by, json }, &mut out);
+        let result = run(
+            &SummaryArgs { file: path.path().into(), by, json, selection: SelectionArgs::default() },
+            &mut out,
+        );
         (String::from_utf8(out).unwrap(), result)
     }
 
@@ -247,6 +307,31 @@ mod tests {
         assert_eq!(object["attributed_packets"], 2);
         assert_eq!(object["statistics"]["reasons"], serde_json::json!({"not IP": 1}));
         assert_eq!(object["statistics"]["dropped_by_kernel"], 2);
+    }
+
+    #[test]
+    fn only_the_packets_of_the_chosen_processes_are_summed_up_and_the_others_counted() {
+        let path = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(path.path(), recording()).unwrap();
+        let summary = |json: bool, name: &str| {
+            let path = path.path().to_str().unwrap();
+            let arguments = ["recorder", "summary", path, "--name", name];
+            let arguments = arguments.iter().copied().chain(json.then_some("--json"));
+            let Command::Summary(args) = Cli::try_parse_from(arguments).unwrap().command else { panic!() };
+            let mut out = Vec::new();
+            run(&args, &mut out).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        let out = summary(false, "nginx");
+        assert_eq!(
+            out.split_once("\n\n").unwrap().1,
+            "1 packets, 100 bytes\nattributed: 1 packets (100.0 %)\nwithout a process: 0 packets, 0 bytes\n\
+             not selected here: 2 packets, 500 bytes\nthe whole recording:\n  not IP: 1\n\
+             dropped: 2 by the kernel, 0 by recorder\nsocket events lost: 1\n"
+        );
+        let object: serde_json::Value = serde_json::from_str(&summary(true, "curl")).unwrap();
+        assert_eq!(object["total"], serde_json::json!({"packets": 2, "bytes": 300}));
+        assert_eq!(object["not_selected"], serde_json::json!({"packets": 1, "bytes": 300}));
     }
 
     #[test]

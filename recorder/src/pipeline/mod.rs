@@ -25,6 +25,7 @@ use crate::attribution::linux::procfs::{Hidden, ScanError};
 use crate::model::{ProcessIndex, ProcessTable, Statistics};
 use crate::output::{Compression, CreateError};
 use crate::pcapng::Annotate;
+use crate::selection::Expr;
 use crate::source::{self, CaptureOptions};
 
 pub use command::{Invoker, describe};
@@ -51,6 +52,8 @@ pub struct Plan {
     pub capture: CaptureOptions,
     /// How owners are found.
     pub attribution: AttributionMode,
+    /// Whose packets to write; everybody's and nobody's if not given.
+    pub processes: Option<Expr>,
     /// Whether process records hold the arguments.
     pub with_arguments: bool,
     /// The size of the kernel's ring for socket events.
@@ -110,8 +113,6 @@ pub struct Progress<'a> {
     pub packets: u64,
     /// Bytes of all files.
     pub bytes: u64,
-    /// Packets that belong to others than the recorded command.
-    pub not_selected: u64,
     /// The counters as they stand.
     pub statistics: &'a Statistics,
     /// Packets by process.
@@ -184,8 +185,6 @@ pub struct Finished {
     pub files: Vec<PathBuf>,
     /// How often something went wrong that did not end the recording: a file that could not be removed, a command after a file.
     pub problems: u64,
-    /// Packets that belong to others than the recorded command.
-    pub not_selected: u64,
     /// The counters.
     pub statistics: Statistics,
     /// Packets by process.

@@ -17,6 +17,7 @@ use crate::attribution::{Attributor, Context, join};
 use crate::model::{
     Attribution, Found, InterfaceCounts, LinkType, MonoTime, Owner, Packet, RealTime, Reason, Statistics,
 };
+use crate::selection::ProcessFilter;
 use crate::source::{self, Capture, Event, InterfaceOrigin, SETTLING, Selection};
 
 /// The longest wait between two looks at the events and the signals.
@@ -81,6 +82,8 @@ struct Recording<'a> {
     /// What was seen and is not handed on yet, because events from before may be on their way.
     scan: Option<Scan>,
     attributor: Attributor,
+    /// Whose packets are written, if not all.
+    processes: Option<ProcessFilter>,
     files: Files<'a>,
     /// What is done with files that are done.
     afterwards: Afterwards<'a>,
@@ -91,7 +94,6 @@ struct Recording<'a> {
     statistics: Statistics,
     by_process: Vec<u64>,
     written: u64,
-    not_selected: u64,
     /// The last file has all that it is to have.
     is_complete: bool,
     /// Only what is in the rings is still written; for that no file begins because time has passed.
@@ -128,6 +130,7 @@ impl<'a> Recording<'a> {
             witness,
             scan: None,
             attributor: Attributor::new(own_netns(), ProcessDetails::new()),
+            processes: plan.processes.clone().map(ProcessFilter::new),
             files,
             afterwards: Afterwards::new(plan.after_file.as_ref(), plan.invoker.as_ref()),
             command: None,
@@ -136,7 +139,6 @@ impl<'a> Recording<'a> {
             statistics: Statistics { start: opened, ..Statistics::default() },
             by_process: Vec::new(),
             written: 0,
-            not_selected: 0,
             is_complete: false,
             is_ending: false,
             problems: 0,
@@ -387,8 +389,11 @@ impl<'a> Recording<'a> {
             if id >= self.statistics.interfaces.len() {
                 self.statistics.interfaces.resize(id + 1, InterfaceCounts::default());
             }
-            if !self.plan.command.is_empty() && !self.attributor.is_tracked(&attribution) {
-                self.not_selected += 1;
+            let is_of_command = self.plan.command.is_empty() || self.attributor.is_tracked(&attribution);
+            let is_selected =
+                |filter: &mut ProcessFilter| filter.keeps(&attribution, self.attributor.processes());
+            if !is_of_command || !self.processes.as_mut().is_none_or(is_selected) {
+                self.statistics.not_selected.count(&attribution);
                 continue;
             }
             let processes = self.attributor.processes();
@@ -512,7 +517,6 @@ impl<'a> Recording<'a> {
         Progress {
             packets: self.written,
             bytes: self.files.bytes(),
-            not_selected: self.not_selected,
             statistics: &self.statistics,
             by_process: &self.by_process,
             processes: self.attributor.processes(),
@@ -561,7 +565,6 @@ impl<'a> Recording<'a> {
             files_written: written.count,
             files: written.remaining,
             problems: self.problems + failed_afterwards,
-            not_selected: self.not_selected,
             statistics,
             by_process: self.by_process,
             processes: self.attributor.into_processes(),

@@ -9,6 +9,7 @@ use crate::pcapng::SectionInfo;
 pub(super) fn section(plan: &Plan, attributing: &Attributing) -> SectionInfo {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").ok();
     let mut comments = plan.comments.clone();
+    comments.extend(plan.processes.as_ref().map(|expr| format!("processes: {expr}")));
     comments.push(how_owners_are_found(attributing));
     SectionInfo {
         hardware: Some(std::env::consts::ARCH.to_owned()),

@@ -47,6 +47,8 @@ pub(super) fn attach(plan: &Plan) -> Result<(Witness, Option<Scan>, Attributing)
                 let hidden = scans.hidden();
                 (Witness::Procfs(scans), Some(scan), Attributing::Procfs { refused: Some(error), hidden })
             }
+            // Nor which are those of the chosen processes.
+            Err(_) if plan.processes.is_some() => return Err(error.into()),
             Err(lookup) => (Witness::Nobody, None, Attributing::Unavailable(error, lookup)),
         }),
     }

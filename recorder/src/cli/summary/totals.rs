@@ -36,7 +36,7 @@ pub(super) struct Volume {
 }
 
 impl Volume {
-    fn count(&mut self, bytes: u32) {
+    pub(super) fn count(&mut self, bytes: u32) {
         self.packets += 1;
         self.bytes += u64::from(bytes);
     }
