@@ -208,7 +208,7 @@ fn ends(path: &Path) -> Vec<f64> {
 
 const MANY: u32 = 400_000;
 /// A ring that holds them all, so that none can be lost before it is written.
-const LARGE_RING: [&str; 2] = ["-B", "512"];
+const LARGE_RING: [&str; 2] = ["-B", "256"];
 
 #[test]
 fn at_full_rate_a_hundred_rotations_lose_and_double_nothing() {

@@ -63,7 +63,7 @@ pub struct RecordArgs {
     /// [default: recorder-DATE.pcapng]
     #[arg(short, long, value_name = "FILE", help_heading = "Output")]
     pub write: Option<PathBuf>,
-    /// Compress the file: zstd, or zstd:LEVEL with a level from 1 (fast) to 19 (small) [default: zstd:3 for .zst]
+    /// Compress the file: zstd, or zstd:LEVEL with a level from 1 (fast) to 19 (small) [default: zstd:1 for .zst]
     #[arg(long, value_name = "zstd[:LEVEL]", help_heading = "Output")]
     pub compress: Option<Compression>,
     /// Write several files, FILE_00001_YYYYmmddHHMMSS.pcapng and so on. The next one begins after filesize:KB (1000 bytes),

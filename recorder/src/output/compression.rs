@@ -10,6 +10,9 @@ use zstd::stream::write::Encoder as Zstd;
 
 /// Those that the `zstd` program has without `--ultra`: above them it takes gigabytes of memory.
 const LEVELS: RangeInclusive<i32> = 1..=19;
+/// Not zstd's own 3: what cannot be compressed (most of today's traffic is encrypted) costs several times as much there, and the rest
+/// becomes hardly smaller; docs/PERFORMANCE.md has the figures.
+const DEFAULT_LEVEL: i32 = 1;
 /// More threads compress faster than packets come in; each has buffers of its own.
 const MOST_WORKERS: usize = 4;
 
@@ -21,7 +24,7 @@ pub struct Compression {
 
 impl Default for Compression {
     fn default() -> Self {
-        Self { level: zstd::DEFAULT_COMPRESSION_LEVEL }
+        Self { level: DEFAULT_LEVEL }
     }
 }
 
