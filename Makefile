@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-kernels accuracy bench bench-procfs ebpf lint doc install-deps
+.PHONY: help demo test test-kernels accuracy bench bench-procfs bench-compression ebpf lint doc install-deps
 
 help:
 	@echo 'make demo          build, record a few short-lived programs, show who sent what'
@@ -11,6 +11,7 @@ help:
 	@echo 'make accuracy      how often the owners are right, by scenario; writes docs/ACCURACY.md (root; half an hour or so)'
 	@echo 'make bench         measure against tcpdump and dumpcap, and write docs/PERFORMANCE.md (root; minutes)'
 	@echo 'make bench-procfs  measure the look-up of sockets against the listeners crate (root)'
+	@echo 'make bench-compression  measure size and CPU by level of compression (root; minutes)'
 	@echo 'make lint          format, clippy, as CI does'
 	@echo 'make doc           documentation, warnings are errors'
 	@echo 'make ebpf          rebuild the committed eBPF object (installs its own compiler)'
@@ -51,6 +52,11 @@ bench:
 bench-procfs:
 	$(CARGO) build --release -p recorder-tests --bin bench
 	sh tests/run-built release bench lookup --write docs/PERFORMANCE.md
+
+bench-compression:
+	sh tests/install-deps test
+	$(CARGO) build --release --workspace --bins
+	sh tests/run-built release bench compression --write docs/PERFORMANCE.md
 
 lint:
 	$(CARGO) fmt --all --check

@@ -99,7 +99,7 @@ fn measure_load(plan: &Plan, load: &Load) -> Measured {
 }
 
 /// Memory, where there is some, so that no disk takes part.
-fn folder() -> TempDir {
+pub(crate) fn folder() -> TempDir {
     let shared_memory = Path::new("/dev/shm");
     match shared_memory.is_dir() {
         true => TempDir::with_prefix_in("recorder-bench-", shared_memory),

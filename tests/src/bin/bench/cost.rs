@@ -7,7 +7,7 @@ use recorder_tests::process::must;
 use tempfile::TempDir;
 
 use crate::Plan;
-use crate::tool::{SENDERS_CORE, Tool, pinned};
+use crate::tool::{SENDERS_CORE, Tool, pinned, traffic};
 
 /// Who records while the loop runs, and where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,10 +74,4 @@ fn one_turn(work: &Namespace, mode: Mode, command: &str, iterations: u64) -> f64
     }
     let line: serde_json::Value = serde_json::from_str(&output.stdout).expect("the loop prints JSON");
     line["ns_per_iteration"].as_f64().expect("the loop prints ns_per_iteration")
-}
-
-/// The program `traffic`, beside this one.
-fn traffic() -> String {
-    let own = std::env::current_exe().expect("this program has a path");
-    own.with_file_name("traffic").to_str().expect("our paths are UTF-8").to_string()
 }

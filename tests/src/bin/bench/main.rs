@@ -5,6 +5,7 @@
 #![expect(clippy::expect_used, reason = "a benchmark that cannot be set up has nothing to say")]
 
 mod capture;
+mod compression;
 mod cost;
 mod count;
 mod lookup;
@@ -15,6 +16,7 @@ use tool::Tool;
 
 const USAGE: &str = "usage: bench [--quick] [--rounds N] [--write FILE] [--without-recorder]
        bench lookup [--quick] [--write FILE]    what one scan of all sockets and their processes costs
+       bench compression [--quick] [--write FILE]    what compression saves and costs, by level
   --quick              small counts, two rounds: shows that the benchmark runs
   --rounds N           rounds of each comparison (5)
   --write FILE         also replace the generated part of FILE
@@ -29,8 +31,11 @@ struct Plan {
 }
 
 fn main() {
-    if std::env::args().nth(1).as_deref() == Some("lookup") {
-        return lookup::main(std::env::args().skip(2).collect());
+    let rest = || std::env::args().skip(2).collect::<Vec<String>>();
+    match std::env::args().nth(1).as_deref() {
+        Some("lookup") => return lookup::main(rest()),
+        Some("compression") => return compression::main(&rest()),
+        _ => {}
     }
     let Some(plan) = plan(std::env::args().skip(1).collect()) else {
         eprintln!("{USAGE}");

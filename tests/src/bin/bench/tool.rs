@@ -71,3 +71,9 @@ pub(crate) fn pinned(namespace: &Namespace, core: &str, program: &str) -> Comman
     command.args(["-c", core, program]);
     command
 }
+
+/// The program `traffic`, beside this one.
+pub(crate) fn traffic() -> String {
+    let own = std::env::current_exe().expect("this program has a path");
+    own.with_file_name("traffic").to_str().expect("our paths are UTF-8").to_string()
+}
