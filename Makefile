@@ -2,11 +2,12 @@
 
 CARGO ?= cargo
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-kernels accuracy bench bench-procfs bench-compression ebpf lint doc install-deps
+.PHONY: help demo test wiresharks test-kernels accuracy bench bench-procfs bench-compression ebpf lint doc install-deps
 
 help:
 	@echo 'make demo          build, record a few short-lived programs, show who sent what'
 	@echo 'make test          all tests that this machine allows (live ones need root); says what it skips'
+	@echo 'make wiresharks    unpack Wireshark 4.4 and 4.6 into target/wireshark, for the tests'
 	@echo 'make test-kernels  record on Linux 5.10, 6.1, 6.12 and the newest in emulated machines, and judge (Debian, root; minutes)'
 	@echo 'make accuracy      how often the owners are right, by scenario; writes docs/ACCURACY.md (root; half an hour or so)'
 	@echo 'make bench         measure against tcpdump and dumpcap, and write docs/PERFORMANCE.md (root; minutes)'
@@ -27,6 +28,9 @@ test:
 	sh tests/install-deps test
 	$(CARGO) build --workspace --bins
 	$(CARGO) test --workspace
+
+wiresharks:
+	sh tests/install-wiresharks
 
 # Which kernels, or other arguments: make test-kernels KERNELS=5.10
 KERNELS ?=
