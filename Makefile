@@ -2,12 +2,13 @@
 
 CARGO ?= cargo
 .DEFAULT_GOAL := help
-.PHONY: help demo test wiresharks test-kernels accuracy bench bench-procfs bench-compression ebpf lint doc install-deps
+.PHONY: help demo test readers wiresharks test-kernels accuracy bench bench-procfs bench-compression ebpf lint doc install-deps
 
 help:
 	@echo 'make demo          build, record a few short-lived programs, show who sent what'
 	@echo 'make test          all tests that this machine allows (live ones need root); says what it skips'
-	@echo 'make wiresharks    unpack Wireshark 4.4 and 4.6 into target/wireshark, for the tests'
+	@echo 'make wiresharks    unpack Wireshark 4.4 and 4.6 into target/wireshark, so that `make test` reads our files with them too'
+	@echo 'make readers       write the table of docs/FORMAT.md anew: what other programs keep of our files (root)'
 	@echo 'make test-kernels  record on Linux 5.10, 6.1, 6.12 and the newest in emulated machines, and judge (Debian, root; minutes)'
 	@echo 'make accuracy      how often the owners are right, by scenario; writes docs/ACCURACY.md (root; half an hour or so)'
 	@echo 'make bench         measure against tcpdump and dumpcap, and write docs/PERFORMANCE.md (root; minutes)'
@@ -31,6 +32,11 @@ test:
 
 wiresharks:
 	sh tests/install-wiresharks
+
+readers: wiresharks
+	sh tests/install-deps test
+	$(CARGO) build --workspace --bins
+	CI=true WRITE_TABLES=1 $(CARGO) test -p recorder-tests --test readers saved_again
 
 # Which kernels, or other arguments: make test-kernels KERNELS=5.10
 KERNELS ?=

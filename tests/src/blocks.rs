@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use pcap_parser::pcapng::PcapNGSlice;
-use pcap_parser::{Block, EnhancedPacketBlock, OptionCode, PcapBlockOwned, PcapNGOption};
+use pcap_parser::{Block, EnhancedPacketBlock, OptionCode, PcapBlockOwned, PcapNGOption, nom};
 
 const COMMENT: u16 = 1;
 const PROCESS_NAME: u16 = 2;
@@ -46,8 +46,8 @@ pub fn read(file: &Path) -> Vec<Kind> {
 
 /// What the statistics say was received by the filter, on all interfaces together (`isb_filteraccept`).
 pub fn received(file: &Path) -> u64 {
-    let of_interface = |block: &PcapBlockOwned<'_>| {
-        let PcapBlockOwned::NG(Block::InterfaceStatistics(statistics)) = block else { return 0 };
+    let of_interface = |block: &Block<'_>| {
+        let Block::InterfaceStatistics(statistics) = block else { return 0 };
         let accepted = statistics.options.iter().find(|option| option.code == OptionCode(FILTER_ACCEPTED));
         let accepted = accepted.unwrap_or_else(|| panic!("no isb_filteraccept: {statistics:?}"));
         u64::from_le_bytes(
@@ -57,17 +57,43 @@ pub fn received(file: &Path) -> u64 {
     each(file, of_interface).into_iter().sum()
 }
 
-fn each<T>(file: &Path, what: impl Fn(&PcapBlockOwned<'_>) -> T) -> Vec<T> {
-    let bytes = fs::read(file).unwrap_or_else(|error| panic!("cannot read {}: {error}", file.display()));
-    let blocks = PcapNGSlice::from_slice(&bytes).unwrap_or_else(|error| panic!("not pcapng: {error:?}"));
-    blocks
-        .map(|block| block.unwrap_or_else(|error| panic!("damaged block: {error:?}")))
-        .map(|block| what(&block))
-        .collect()
+fn each<T>(file: &Path, what: impl Fn(&Block<'_>) -> T) -> Vec<T> {
+    let mut all = Vec::new();
+    let ending = walk(file, |block| all.push(what(block)));
+    assert_eq!(ending, Ending::Whole, "{} ends within a block", file.display());
+    all
 }
 
-fn kind(block: &PcapBlockOwned<'_>) -> Kind {
-    let PcapBlockOwned::NG(block) = block else { panic!("a block of another format") };
+/// How a file ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// With a block.
+    Whole,
+    /// Within a block: its writer was killed, or it was cut.
+    Cut,
+}
+
+/// Gives all blocks of a file to `see`, in their order.
+pub fn walk(file: &Path, mut see: impl FnMut(&Block<'_>)) -> Ending {
+    let bytes = fs::read(file).unwrap_or_else(|error| panic!("cannot read {}: {error}", file.display()));
+    let blocks = PcapNGSlice::from_slice(&bytes).unwrap_or_else(|error| panic!("not pcapng: {error:?}"));
+    for block in blocks {
+        match block {
+            Ok(PcapBlockOwned::NG(block)) => see(&block),
+            Ok(_) => panic!("a block of another format"),
+            Err(nom::Err::Incomplete(_)) => return Ending::Cut,
+            Err(error) => panic!("damaged block: {error:?}"),
+        }
+    }
+    Ending::Whole
+}
+
+/// The value of an option, without padding.
+pub fn bytes<'a>(option: &'a PcapNGOption<'_>) -> &'a [u8] {
+    option.as_bytes().unwrap_or_else(|error| panic!("damaged option: {error}"))
+}
+
+fn kind(block: &Block<'_>) -> Kind {
     match block {
         Block::EnhancedPacket(packet) => Kind::Packet(annotations(packet)),
         Block::ProcessInformation(process) => Kind::Process(process.process_id, name(&process.options)),
@@ -105,10 +131,6 @@ fn process_and_thread(option: &PcapNGOption<'_>) -> (u32, u32) {
 
 fn number(bytes: &[u8]) -> u32 {
     u32::from_le_bytes(bytes.try_into().unwrap_or_else(|_| panic!("not four bytes: {bytes:?}")))
-}
-
-fn bytes<'a>(option: &'a PcapNGOption<'_>) -> &'a [u8] {
-    option.as_bytes().unwrap_or_else(|error| panic!("damaged option: {error}"))
 }
 
 /// Panics unless the forms of annotation agree with each other, in every packet (see [`disagreements`]); records come

@@ -13,13 +13,34 @@ use crate::namespace::Namespace;
 use crate::process::Running;
 use crate::sys;
 
+/// Names of programs that are hard to spell.
+pub const ODD_NAMES: [&[u8]; 12] = [
+    b"fifteen-letters",
+    b"sixteen-letters-",
+    b"a-client-whose-name-has-forty-characters",
+    b"two words",
+    b" edges ",
+    b"curl[1] > sshd",
+    b"line\nbreak",
+    b"tab\tand\x7f",
+    b"back\\slash",
+    b"not-utf8-\xff\xfe\xc3",
+    "gr\u{fc}\u{df}e-\u{65e5}\u{672c}".as_bytes(),
+    b"?",
+];
+
 /// Whether this machine can run the test: root, and these tools. If not, says so and why; in CI (CI=true) panics, for
 /// there nothing may be skipped.
 pub fn machine_allows(tools: &[&str]) -> bool {
     let Some(reason) = reason_to_skip(tools) else { return true };
-    assert!(std::env::var("CI").as_deref() != Ok("true"), "in CI nothing is skipped, but {reason}");
+    assert!(!in_ci(), "in CI nothing is skipped, but {reason}");
     say(&format!("skipped: {}: {reason}", test_name()));
     false
+}
+
+/// Whether this is CI (CI=true), where nothing is skipped.
+pub fn in_ci() -> bool {
+    std::env::var("CI").as_deref() == Ok("true")
 }
 
 fn reason_to_skip(tools: &[&str]) -> Option<String> {

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 
+use recorder_tests::lab::ODD_NAMES;
 use recorder_tests::process::must;
 
 use crate::plan::Plan;
@@ -38,26 +39,11 @@ fn thread_names(plan: &Plan) -> Take {
     take.at_least(6 * 80)
 }
 
-const ODD: [&[u8]; 12] = [
-    b"fifteen-letters",
-    b"sixteen-letters-",
-    b"a-client-whose-name-has-forty-characters",
-    b"two words",
-    b" edges ",
-    b"curl[1] > sshd",
-    b"line\nbreak",
-    b"tab\tand\x7f",
-    b"back\\slash",
-    b"not-utf8-\xff\xfe\xc3",
-    "gr\u{fc}\u{df}e-\u{65e5}\u{672c}".as_bytes(),
-    b"?",
-];
-
 fn odd_names(plan: &Plan) -> Take {
     let take = at_each_place(plan, "odd-names", |place| {
-        let count = ODD.len().to_string();
+        let count = ODD_NAMES.len().to_string();
         let server = place.server("server", &["tcp-server", "--connections", &count]);
-        for name in ODD {
+        for name in ODD_NAMES {
             let stage = place.stage;
             let program = stage.lab.program_named(OsStr::from_bytes(name));
             let mut command = place.clients.command(&program);
@@ -66,7 +52,7 @@ fn odd_names(plan: &Plan) -> Take {
         }
         finish(server);
     });
-    take.at_least(6 * ODD.len() * 8)
+    take.at_least(6 * ODD_NAMES.len() * 8)
 }
 
 const PID_MAX: &str = "/proc/sys/kernel/pid_max";
