@@ -9,7 +9,7 @@ use pcap_parser::Block;
 use recorder_tests::blocks::{Ending, walk};
 use recorder_tests::lab::{Lab, has_tool, in_ci, machine_allows, say, test_name};
 use recorder_tests::namespace::Namespace;
-use recorder_tests::process::{Running, run};
+use recorder_tests::process::{Running, must, run};
 use recorder_tests::recorder::{Recording, record};
 use recorder_tests::seen::{
     Seen, assert_said, assert_same, by_pcap_file, by_pcap_parser, by_recorder, by_tcpdump, by_tshark, json,
@@ -50,10 +50,13 @@ fn assert_all_agree(recorded: &Recorded, lab: &Lab, ending: Ending) {
         assert!(!in_ci(), "in CI nothing is skipped, but tcpdump is not installed");
         say(&format!("skipped: {}: tcpdump is not installed; run tests/install-deps", test_name()));
     }
-    for (version, wireshark) in Wireshark::all() {
+    let mut has_untimed = false;
+    walk(&file, |block| has_untimed |= matches!(block, Block::Custom(_)));
+    for one in Wireshark::all() {
+        let (version, wireshark) = one;
         let seen = by_tshark(wireshark, &file, ending);
         assert_same(us, (&format!("tshark {version}"), &seen));
-        assert_counts(wireshark, version, &file, &ours, ending);
+        assert_counts(one, &file, &ours, has_untimed, ending);
         assert_saved_again(wireshark, version, &file, lab, &packets, ending);
     }
 }
@@ -100,7 +103,13 @@ fn is_less_of(after: &Value, before: &Value) -> bool {
 
 /// capinfos counts the packets and their bytes, and knows the first and the last. Before 4.6 it tells no times of a file that
 /// has Process Information blocks, which have none.
-fn assert_counts(wireshark: &Wireshark, version: &str, file: &Path, packets: &[Seen], ending: Ending) {
+fn assert_counts(
+    (version, wireshark): &(&str, Wireshark),
+    file: &Path,
+    packets: &[Seen],
+    has_untimed: bool,
+    ending: Ending,
+) {
     let output =
         run(wireshark.command("capinfos").args(["-T", "-r", "-c", "-d", "-a", "-e", "-S"]).arg(file));
     assert_said(&output, ending);
@@ -111,9 +120,7 @@ fn assert_counts(wireshark: &Wireshark, version: &str, file: &Path, packets: &[S
     let expected: u64 = packets.iter().map(|packet| packet.length).sum();
     assert_eq!(count, packets.len().to_string(), "capinfos {version}\n{output}");
     assert_eq!(bytes, expected.to_string(), "capinfos {version}\n{output}");
-    let mut has_untimed = false;
-    walk(file, |block| has_untimed |= matches!(block, Block::Custom(_)));
-    let times = packets.iter().map(|packet| packet.time_ns).filter(|_| !has_untimed || version == "4.6");
+    let times = packets.iter().map(|packet| packet.time_ns).filter(|_| !has_untimed || *version == "4.6");
     for (time, expected) in [(first, times.clone().min()), (last, times.max())] {
         assert_eq!((time != "n/a").then(|| nanoseconds(time)), expected, "capinfos {version}\n{output}");
     }
@@ -143,6 +150,31 @@ fn everybody_sees_an_empty_recording_as_empty() {
     let bytes = fs::read(&file).unwrap();
     assert_all_agree(&Recorded { annotate: "all", bytes }, &lab, Ending::Whole);
     assert!(by_recorder(&file, Ending::Whole).is_empty());
+}
+
+#[test]
+fn every_wireshark_sees_a_compressed_recording_as_show_does() {
+    if !machine_allows(&TOOLS) {
+        return;
+    }
+    let (lab, namespace) = (lab(), namespace("compressed"));
+    let file = lab.path("recorded.pcapng.zst");
+    let recording = Recording::start(record(&namespace, &["-i", "lo", "-w"]).arg(&file));
+    let server = lab.server(&namespace, "server", &["tcp-server", "--connections", "100"]);
+    let client = ["tcp-client", "127.0.0.1", &server.port, "--connections", "100"];
+    must(&mut lab.command(&namespace, "client", &client));
+    server.running.finish().assert_code(0);
+    recording.stop().assert_code(0);
+    let zstd = fs::read(&file).unwrap();
+    assert!(zstd.starts_with(&0xfd2f_b528_u32.to_le_bytes()), "it is not compressed");
+    let ours = by_recorder(&file, Ending::Whole);
+    assert!(ours.len() >= 800, "{} packets", ours.len());
+    for one in Wireshark::all() {
+        let (version, wireshark) = one;
+        let seen = by_tshark(wireshark, &file, Ending::Whole);
+        assert_same(("recorder show", &ours), (&format!("tshark {version}"), &seen));
+        assert_counts(one, &file, &ours, true, Ending::Whole);
+    }
 }
 
 #[test]
