@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::selection::{AFTER_HELP, SelectionArgs};
+use super::size::{self, GIB, KIB, MIB, Size};
 use super::status::Screen;
 use crate::attribution::linux::ebpf::DEFAULT_EVENT_BYTES;
 use crate::output::Compression;
@@ -17,11 +18,35 @@ use crate::pcapng::Annotate;
 use crate::pipeline::{
     self, AttributionMode, Error, Finished, Invoker, Limits, Plan, Rotation, Signals, Why,
 };
-use crate::source::{CaptureOptions, DEFAULT_SNAP_LENGTH, Selection};
+use crate::source::{CaptureOptions, DEFAULT_BUFFER_BYTES, DEFAULT_SNAP_LENGTH, Selection};
+
+/// What `--help` and the manual say behind the options.
+const AFTER_OPTIONS: &str = "\
+Examples:
+  recorder record -i eth0 -w a.pcapng
+      all packets on eth0 with their processes, until Ctrl-C
+  recorder record -w a.pcapng -- curl -sS http://127.0.0.1:8000/
+      what this command and its descendants send and receive
+  recorder record -f 'port 53' -a duration:60 --json
+      one minute of name resolution, and a final report for programs
+  recorder record -w - | wireshark -k -i -
+      live in Wireshark
+
+Sizes:
+  512KiB or 512K is 512 times 1024 bytes, 10kB is 10000 bytes; also MiB, M, MB, GiB, G, GB
+
+Exit status:
+  0  every packet is accounted for and written
+  1  a recording exists, but something was lost, or the command failed
+  2  nothing usable was done
+
+Signals:
+  SIGINT, SIGTERM, SIGHUP  end the recording
+  SIGUSR1                  prints the numbers so far";
 
 /// The arguments of `recorder record`.
 #[derive(Debug, Args)]
-#[command(after_help = AFTER_HELP)]
+#[command(after_help = AFTER_HELP, after_long_help = format!("{AFTER_HELP}\n\n{AFTER_OPTIONS}"))]
 pub struct RecordArgs {
     /// Record on this interface; repeatable; `any` is all of them, later ones included
     #[arg(short, long = "interface", value_name = "NAME", default_value = "any", help_heading = "Capture")]
@@ -29,13 +54,14 @@ pub struct RecordArgs {
     /// Record only what this libpcap filter lets through; see pcap-filter(7)
     #[arg(short, long, value_name = "EXPR", help_heading = "Capture")]
     pub filter: Option<String>,
-    /// Keep at most this many bytes of each packet; 0 for the default
-    #[arg(short, long = "snaplen", value_name = "BYTES", default_value_t = DEFAULT_SNAP_LENGTH, help_heading = "Capture")]
-    pub snap_length: u32,
-    /// The size of the kernel's ring, for each named interface or for all together
-    #[arg(short = 'B', long = "buffer-size", value_name = "MIB", default_value_t = 64, help_heading = "Capture",
-          value_parser = clap::value_parser!(u32).range(1..=4096))]
-    pub buffer_mib: u32,
+    /// Keep at most this much of each packet; a bare number is bytes, 0 the default
+    #[arg(short, long = "snaplen", value_name = "SIZE", default_value_t = Size(DEFAULT_SNAP_LENGTH.into()),
+          help_heading = "Capture", value_parser = size::parser(1, 0..=u32::MAX.into()))]
+    pub snap_length: Size,
+    /// The size of the kernel's ring, for each named interface or for all together; a bare number is MiB
+    #[arg(short = 'B', long, value_name = "SIZE", default_value_t = Size(DEFAULT_BUFFER_BYTES as u64),
+          help_heading = "Capture", value_parser = size::parser(MIB, MIB..=4 * GIB))]
+    pub buffer_size: Size,
     /// Also take what is addressed to others
     #[arg(long, help_heading = "Capture")]
     pub promiscuous: bool,
@@ -44,14 +70,14 @@ pub struct RecordArgs {
     #[command(flatten)]
     pub selection: SelectionArgs,
 
-    /// How owners are found: ebpf fails where eBPF does not work; procfs looks them up in /proc, which misses what is
-    /// short-lived; auto is ebpf where it works, else procfs, and says so
-    #[arg(long, value_enum, default_value_t = Mode::Auto, help_heading = "Attribution")]
+    /// How owners are found
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = Mode::Auto, help_heading = "Attribution")]
     pub attribution: Mode,
-    /// The size of the kernel's ring for socket events, rounded up to a power of two; what does not fit is counted as lost
-    #[arg(long, value_name = "KIB", default_value_t = DEFAULT_EVENT_BYTES >> 10, help_heading = "Attribution",
-          value_parser = clap::value_parser!(u32).range(4..=1 << 20))]
-    pub event_buffer_size: u32,
+    /// The size of the kernel's ring for socket events, rounded up to a power of two; a bare number is KiB; what does
+    /// not fit is counted as lost
+    #[arg(long, value_name = "SIZE", default_value_t = Size(DEFAULT_EVENT_BYTES.into()), help_heading = "Attribution",
+          value_parser = size::parser(KIB, 4 * KIB..=GIB))]
+    pub event_buffer_size: Size,
     /// How owners are written: a list of comment, ids, darwin, custom; or all, or none
     #[arg(long, value_name = "LIST", default_value_t = Annotate::ALL, help_heading = "Attribution")]
     pub annotate: Annotate,
@@ -83,6 +109,9 @@ pub struct RecordArgs {
     /// No live line and no notes: only errors, the line that says it has begun, and the final summary
     #[arg(short, long, help_heading = "Output")]
     pub quiet: bool,
+    /// Print the final summary as one JSON object on one line, the last one of standard error (docs/FORMAT.md)
+    #[arg(long, help_heading = "Output")]
+    pub json: bool,
 
     /// Stop after this many packets
     #[arg(short = 'c', long, value_name = "N", help_heading = "Stop", value_parser = clap::value_parser!(u64).range(1..))]
@@ -100,13 +129,13 @@ pub struct RecordArgs {
 /// How owners are found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Mode {
-    /// eBPF where it works.
+    /// By eBPF where it works, else as procfs does; and says so
     Auto,
-    /// eBPF or nothing.
+    /// By eBPF; it is an error where that does not work
     Ebpf,
-    /// What sock_diag and /proc show.
+    /// By what sock_diag and /proc show, which misses what is short-lived
     Procfs,
-    /// Not at all.
+    /// Not at all
     None,
 }
 
@@ -158,7 +187,15 @@ fn parse_limit(text: &str, usage: &str) -> Result<Limit, String> {
 /// Turns arguments into a plan. Touches nothing but the clock and the environment.
 fn plan(args: RecordArgs) -> Plan {
     let RecordArgs {
-        interfaces, filter, snap_length, buffer_mib, promiscuous, attribution, annotate, ..
+        interfaces,
+        filter,
+        snap_length: Size(snap_length),
+        buffer_size: Size(buffer_bytes),
+        promiscuous,
+        attribution,
+        event_buffer_size: Size(event_bytes),
+        annotate,
+        ..
     } = &args;
     let interfaces = if interfaces.iter().any(|name| name == "any") {
         Selection::Any
@@ -168,8 +205,9 @@ fn plan(args: RecordArgs) -> Plan {
     let capture = CaptureOptions {
         interfaces,
         filter: filter.clone(),
-        snap_length: if *snap_length == 0 { DEFAULT_SNAP_LENGTH } else { *snap_length },
-        buffer_bytes: *buffer_mib as usize * (1 << 20),
+        // The parsers keep each size within what the field takes.
+        snap_length: if *snap_length == 0 { DEFAULT_SNAP_LENGTH } else { *snap_length as u32 },
+        buffer_bytes: *buffer_bytes as usize,
         promiscuous: *promiscuous,
     };
     let mode = match attribution {
@@ -187,7 +225,7 @@ fn plan(args: RecordArgs) -> Plan {
         capture,
         attribution: mode,
         processes: args.selection.expr(),
-        event_buffer_bytes: args.event_buffer_size << 10,
+        event_buffer_bytes: *event_bytes as u32,
         annotate: *annotate,
         with_arguments: args.with_cmdline,
         limits: limits(&args),
@@ -284,7 +322,7 @@ fn contradiction(plan: &Plan) -> Option<(&'static str, &'static str)> {
 /// Records. Exit code 0: every packet accounted for and written; 1: a recording exists, but something was lost or the
 /// command failed; 2: nothing usable was done.
 pub fn run(args: RecordArgs) -> ExitCode {
-    let mut screen = Screen::new(args.quiet);
+    let mut screen = Screen::new(args.quiet, args.json);
     let without_descendants = match args.attribution {
         Mode::None => Some("none"),
         Mode::Procfs => Some("procfs"),
@@ -307,8 +345,9 @@ pub fn run(args: RecordArgs) -> ExitCode {
         .and_then(|signals| pipeline::record(&plan, &signals, &mut screen));
     match result {
         Ok(finished) => {
-            screen.finished(&finished);
-            ExitCode::from(exit_code(&finished))
+            let exit_code = exit_code(&finished);
+            screen.finished(&finished, exit_code);
+            ExitCode::from(exit_code)
         }
         Err(error) => {
             screen.error(&error.to_string(), error.remedy().as_deref());

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
-use super::text;
+use super::{report, text};
 use crate::attribution::linux::ebpf::State;
 use crate::model::{AttributionCounts, Found, Reason, Statistics};
 use crate::pipeline::{Attributing, Finished, Observer, Progress, Why, describe};
@@ -17,19 +17,21 @@ const BUSIEST: usize = 3;
 /// Tells the user how the recording goes.
 pub struct Screen {
     quiet: bool,
+    json: bool,
     live: Option<ProgressBar>,
 }
 
 impl Screen {
     /// With `quiet` there is no live line and no note: only errors, the line that says it has begun, and the summary.
-    pub fn new(quiet: bool) -> Self {
+    /// With `json` this is one line of JSON.
+    pub fn new(quiet: bool, json: bool) -> Self {
         let live = (!quiet && std::io::stderr().is_terminal()).then(ProgressBar::new_spinner);
         if let Some(live) = &live
             && let Ok(style) = ProgressStyle::with_template("{wide_msg}")
         {
             live.set_style(style);
         }
-        Self { quiet, live }
+        Self { quiet, json, live }
     }
 
     /// Prints an error in two lines: what failed, on what, why; and what to do about it.
@@ -38,16 +40,25 @@ impl Screen {
         self.print(&format!("recorder: {message}{remedy}"));
     }
 
-    /// Prints the final summary.
-    pub fn finished(&mut self, finished: &Finished) {
+    /// Prints the final summary, in text or JSON; `exit_code` is what the recorder ends with.
+    pub fn finished(&mut self, finished: &Finished, exit_code: u8) {
         if let Some(live) = self.live.take() {
             live.finish_and_clear();
         }
-        self.print(summary(finished).trim_end());
+        if !self.json {
+            self.print(summary(finished).trim_end());
+        }
         if let Some(error) = &finished.failure
             && finished.why != Why::ReaderGone
         {
             self.error(&error.to_string(), None);
+        }
+        // Last of all, so that the last line is the report whatever else was said.
+        if self.json {
+            match report::line(finished, exit_code) {
+                Ok(line) => self.print(&line),
+                Err(error) => self.error(&format!("cannot write the report: {error}"), None),
+            }
         }
     }
 
@@ -154,6 +165,11 @@ fn share(part: u64, whole: u64) -> String {
     if whole == 0 { "0 %".to_owned() } else { format!("{:.1} %", part as f64 * 100.0 / whole as f64) }
 }
 
+/// `1 packet`, `2 packets`.
+fn packets(count: u64) -> String {
+    format!("{count} packet{}", if count == 1 { "" } else { "s" })
+}
+
 fn summary(finished: &Finished) -> String {
     let Finished {
         path,
@@ -162,6 +178,7 @@ fn summary(finished: &Finished) -> String {
         files,
         problems: _,
         statistics,
+        interfaces: _,
         by_process: _,
         processes: _,
         why,
@@ -179,13 +196,13 @@ fn summary(finished: &Finished) -> String {
         Why::ReaderGone => text.push_str("stopped: nobody reads the output any more\n"),
         Why::Signal(_) | Why::CommandEnded | Why::Limit | Why::Failure => {}
     }
-    // The first three lines are tcpdump's, for those who look for them.
-    let _ = writeln!(text, "{written} packets captured");
-    let _ = writeln!(text, "{} packets received by filter", received.max(written));
-    let _ = writeln!(text, "{} packets dropped by kernel", statistics.dropped_by_kernel);
+    // tcpdump's closing lines to the letter, for those who look for them.
+    let _ = writeln!(text, "{} captured", packets(written));
+    let _ = writeln!(text, "{} received by filter", packets(received.max(written)));
+    let _ = writeln!(text, "{} dropped by kernel", packets(statistics.dropped_by_kernel));
     let dropped_by_us: u64 = statistics.interfaces.iter().map(|counts| counts.dropped_by_us).sum();
     if dropped_by_us > 0 {
-        let _ = writeln!(text, "{dropped_by_us} packets dropped by recorder");
+        let _ = writeln!(text, "{} dropped by recorder", packets(dropped_by_us));
     }
     left_out(&mut text, &statistics.not_selected);
     attribution(&mut text, statistics);

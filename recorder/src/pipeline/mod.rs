@@ -126,13 +126,17 @@ pub struct Progress<'a> {
 impl Progress<'_> {
     /// The processes with the most packets, busiest first.
     pub fn busiest(&self, count: usize) -> Vec<(ProcessIndex, u64)> {
-        let numbered =
-            self.by_process.iter().enumerate().map(|(index, packets)| (ProcessIndex(index as u32), *packets));
-        let mut busiest: Vec<_> = numbered.filter(|(_, packets)| *packets > 0).collect();
-        busiest.sort_by_key(|(index, packets)| (std::cmp::Reverse(*packets), *index));
-        busiest.truncate(count);
-        busiest
+        busiest(self.by_process, count)
     }
+}
+
+fn busiest(by_process: &[u64], count: usize) -> Vec<(ProcessIndex, u64)> {
+    let numbered =
+        by_process.iter().enumerate().map(|(index, packets)| (ProcessIndex(index as u32), *packets));
+    let mut busiest: Vec<_> = numbered.filter(|(_, packets)| *packets > 0).collect();
+    busiest.sort_by_key(|(index, packets)| (std::cmp::Reverse(*packets), *index));
+    busiest.truncate(count);
+    busiest
 }
 
 /// Who is told how the recording goes.
@@ -187,6 +191,8 @@ pub struct Finished {
     pub problems: u64,
     /// The counters.
     pub statistics: Statistics,
+    /// The names of the interfaces, in the order of their counters.
+    pub interfaces: Vec<String>,
     /// Packets by process.
     pub by_process: Vec<u64>,
     /// The processes.
@@ -197,6 +203,13 @@ pub struct Finished {
     pub command: Option<ExitStatus>,
     /// What went wrong while writing, if something did: what was written before is there.
     pub failure: Option<io::Error>,
+}
+
+impl Finished {
+    /// The processes with the most packets, busiest first.
+    pub fn busiest(&self, count: usize) -> Vec<(ProcessIndex, u64)> {
+        busiest(&self.by_process, count)
+    }
 }
 
 /// Why there is no recording.

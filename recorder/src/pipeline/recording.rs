@@ -566,6 +566,7 @@ impl<'a> Recording<'a> {
             files: written.remaining,
             problems: self.problems + failed_afterwards,
             statistics,
+            interfaces: self.capture.interfaces().iter().map(|interface| interface.name.clone()).collect(),
             by_process: self.by_process,
             processes: self.attributor.into_processes(),
             why,
