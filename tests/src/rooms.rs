@@ -26,7 +26,7 @@ const MAY_IMPORT: [(&str, &[&str]); 10] = [
 ];
 
 /// Where an outside package may be used: a room, or a folder in one. A package that is not here is not used at all.
-const PACKAGES: [(&str, &[&str]); 27] = [
+const PACKAGES: [(&str, &[&str]); 29] = [
     ("recorder_shared", &["model", "attribution"]), // the words of the kernel side are heard in attribution
     ("etherparse", &["decode"]),
     ("libc", &["source/linux", "attribution/linux", "sandbox", "pipeline"]), // system calls; pipeline: clocks
@@ -50,6 +50,8 @@ const PACKAGES: [(&str, &[&str]); 27] = [
     ("seccompiler", &["sandbox"]),
     ("signal_hook", &["pipeline"]),
     ("clap", &["cli"]),
+    ("clap_complete", &["cli"]),
+    ("clap_mangen", &["cli"]),
     ("chrono", &["cli", "output"]), // output: the time in the names of files
     ("indicatif", &["cli"]),
     ("nix", &["cli"]),             // the names of users

@@ -3,6 +3,7 @@
 pub mod doctor;
 pub mod filter;
 pub mod interfaces;
+pub mod manual;
 pub mod record;
 pub mod report;
 pub mod selection;
@@ -48,6 +49,10 @@ pub enum Command {
     Interfaces(interfaces::Args),
     /// Tell what works on this machine, what does not, why, and what to do about it
     Doctor(doctor::DoctorArgs),
+    /// Print a page of the manual: recorder man record | man -l -
+    Man(manual::ManArgs),
+    /// Print a script that has a shell complete commands and options
+    Completions(manual::CompletionsArgs),
 }
 
 /// Does what the arguments say.
@@ -66,6 +71,10 @@ pub fn run(cli: Cli) -> ExitCode {
         }
         Command::Interfaces(args) => {
             ignore_broken_pipe(interfaces::run(&args, &mut out)).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Man(args) => ignore_broken_pipe(manual::man(&args, &mut out)).map(|()| ExitCode::SUCCESS),
+        Command::Completions(args) => {
+            ignore_broken_pipe(manual::completions(&args, &mut out)).map(|()| ExitCode::SUCCESS)
         }
         Command::Doctor(args) => match doctor::run(&args, &mut out) {
             Ok(code) => Ok(code),
