@@ -10,5 +10,6 @@ pub mod model;
 pub mod output;
 pub mod pcapng;
 pub mod pipeline;
+pub mod sandbox;
 pub mod selection;
 pub mod source;

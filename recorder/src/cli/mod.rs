@@ -18,10 +18,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use nix::unistd::Uid;
 
 use self::selection::SelectionArgs;
 use crate::output::{self, CreateError};
 use crate::pcapng::{ReadError, Reader};
+use crate::sandbox;
 use crate::selection::ProcessFilter;
 use crate::source;
 
@@ -57,6 +59,10 @@ pub enum Command {
 
 /// Does what the arguments say.
 pub fn run(cli: Cli) -> ExitCode {
+    if let Err(error) = restrict(&cli.command) {
+        let _ = writeln!(io::stderr(), "recorder: cannot give up capabilities: {error}");
+        return ExitCode::from(2);
+    }
     let mut out = io::stdout().lock();
     let result = match cli.command {
         Command::Record(args) => {
@@ -86,6 +92,22 @@ pub fn run(cli: Cli) -> ExitCode {
         let _ = writeln!(io::stderr(), "recorder: {error}");
         ExitCode::from(error.exit_code())
     })
+}
+
+/// Leaves an ordinary user who got capabilities from the binary those that the command needs.
+fn restrict(command: &Command) -> io::Result<()> {
+    if Uid::effective().is_root() {
+        return Ok(());
+    }
+    match command {
+        Command::Record(_) | Command::Doctor(_) => sandbox::keep_for_recording(),
+        Command::Show(_)
+        | Command::Summary(_)
+        | Command::Filter(_)
+        | Command::Interfaces(_)
+        | Command::Man(_)
+        | Command::Completions(_) => sandbox::give_up_capabilities(),
+    }
 }
 
 /// Why a command that reads a file could not do all of its work.

@@ -4,6 +4,7 @@
 //! side where that is refused. A scan only reads: it enters other network namespaces for the moment of opening a netlink
 //! socket, and keeps nothing open when it is over.
 
+mod access;
 mod holders;
 mod namespaces;
 mod sock_diag;
@@ -12,6 +13,7 @@ use std::io;
 
 use foldhash::{HashSet, HashSetExt};
 
+use self::access::FileAccess;
 use self::holders::Holders;
 use self::sock_diag::Entry;
 use super::clock_ns;
@@ -85,6 +87,7 @@ impl Scanner {
     /// # Errors
     /// If the kernel does not list sockets, or /proc no processes. What vanishes meanwhile is no error.
     pub fn scan(&mut self, found: Found) -> Result<Scan, ScanError> {
+        let _access = FileAccess::take_up();
         let began = now();
         let (namespaces, closed) = namespaces::open_all()?;
         let mut entries = Vec::new();
