@@ -2,7 +2,8 @@
 
 CARGO ?= cargo
 .DEFAULT_GOAL := help
-.PHONY: help demo test readers wiresharks test-kernels accuracy bench bench-procfs bench-compression ebpf lint doc install-deps
+.PHONY: help demo test readers wiresharks test-kernels deb test-deb accuracy bench bench-procfs bench-compression ebpf lint doc
+.PHONY: install-deps
 
 help:
 	@echo 'make demo          build, record a few short-lived programs, show who sent what'
@@ -10,6 +11,8 @@ help:
 	@echo 'make wiresharks    unpack Wireshark 4.4 and 4.6 into target/wireshark, so that `make test` reads our files with them too'
 	@echo 'make readers       write the table of docs/FORMAT.md anew: what other programs keep of our files (root)'
 	@echo 'make test-kernels  record on Linux 5.10, 6.1, 6.12 and the newest in emulated machines, and judge (Debian, root; minutes)'
+	@echo 'make deb           build the Debian package (installs cargo-deb by cargo if it is missing)'
+	@echo 'make test-deb      build it, install it on a bare Debian 12 in a folder, record as an ordinary user, remove it (root)'
 	@echo 'make accuracy      how often the owners are right, by scenario; writes docs/ACCURACY.md (root; half an hour or so)'
 	@echo 'make bench         measure against tcpdump and dumpcap, and write docs/PERFORMANCE.md (root; minutes)'
 	@echo 'make bench-procfs  measure the look-up of sockets against the listeners crate (root)'
@@ -44,6 +47,15 @@ test-kernels:
 	sh tests/install-deps kernels
 	$(CARGO) build --release --workspace --bins
 	sh tests/run-built release kernels $(KERNELS)
+
+deb:
+	sh tests/install-deps deb
+	sh recorder/debian/build
+
+test-deb: deb
+	sh tests/install-deps test-deb
+	$(CARGO) build --release -p recorder-tests --bin package --bin traffic
+	sh tests/run-built release package "$$(ls -t "$${CARGO_TARGET_DIR:-target}"/debian/recorder_*.deb | head -n 1)"
 
 # Arguments for the accuracy suite: make accuracy ACCURACY=--quick
 ACCURACY ?= --attribution ebpf,procfs --write docs/ACCURACY.md

@@ -5,6 +5,7 @@
 #![expect(clippy::panic, reason = "this is test code: a panic is how it fails")]
 #![expect(clippy::expect_used, reason = "the same")]
 
+pub mod apt;
 pub mod blocks;
 pub mod cgroup;
 pub mod document;

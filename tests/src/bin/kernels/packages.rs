@@ -5,13 +5,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use recorder_tests::apt;
 use recorder_tests::lab::say;
 use recorder_tests::process::must;
 
 use crate::Kernel;
 
-/// The keys of Debian's archive, from the package debian-archive-keyring.
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// The package that stands for the newest cloud kernel of a release.
 const NEWEST: &str = "linux-image-cloud-amd64";
 
@@ -76,7 +75,8 @@ impl Apt {
             remake(&folder.join(part));
         }
         let (sources, status) = (folder.join("sources.list"), folder.join("status"));
-        let line = format!("deb [arch=amd64 signed-by={KEYRING}] {} {} main\n", site(kernel), kernel.release);
+        let (keyring, release) = (apt::KEYRING, kernel.release);
+        let line = format!("deb [arch=amd64 signed-by={keyring}] {} {release} main\n", apt::site(release));
         fs::write(&sources, line).expect("cannot write the list of sources");
         // Nothing is installed here.
         fs::write(&status, "").expect("cannot write the list of what is installed");
@@ -119,20 +119,4 @@ impl Apt {
         let names = text.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
         names.map(str::to_string).collect()
     }
-}
-
-/// The mirror that this machine fetches Debian's packages, or its security updates, from.
-fn site(kernel: &Kernel) -> String {
-    let format = ["--format", "$(ORIGIN) $(RELEASE) $(SITE)", "Created-By: Packages"];
-    let targets = must(Command::new("apt-get").arg("indextargets").args(format)).stdout;
-    let is_security = |release: &str| release.ends_with("-security");
-    let mut sites = targets.lines().filter_map(|line| {
-        let mut words = line.split(' ');
-        let (origin, release, site) = (words.next()?, words.next()?, words.next()?);
-        (origin == "Debian" && is_security(release) == is_security(kernel.release)).then_some(site)
-    });
-    let site = sites.next().unwrap_or_else(|| {
-        panic!("this machine has no source of Debian's packages for {}: {targets}", kernel.release)
-    });
-    site.to_string()
 }
