@@ -52,16 +52,18 @@ const LAST_PACKETS: Duration = Duration::from_secs(10);
 /// # Errors
 /// If nothing could be recorded. What goes wrong later is in [`Finished::failure`], and a file exists.
 pub fn record(plan: &Plan, signals: &Signals, observer: &mut dyn Observer) -> Result<Finished, Error> {
-    let capture = Capture::open(&plan.capture)?;
-    let opened = now().0;
+    // What is wrong with interfaces and filter is told before anything is loaded.
+    source::check(&plan.capture)?;
     let (witness, scan, attributing) = attach(plan)?;
+    // Not before the hooks are in place: nobody would know whose the packets from before are.
+    let capture = Capture::open(&plan.capture)?;
     let began = now();
-    let files = Files::begin(plan, section(plan, &attributing), signals, opened, began)?;
+    let files = Files::begin(plan, section(plan, &attributing), signals, began.0, began)?;
     for note in capture.notes() {
         observer.note(note);
     }
     observer.ready(&interfaces_in_words(&plan.capture.interfaces), &attributing);
-    let mut recording = Recording::new(plan, capture, witness, files, (opened, began.1));
+    let mut recording = Recording::new(plan, capture, witness, files, began);
     recording.expect(scan);
     recording.start_command()?;
     let why = recording.run(signals, observer);

@@ -15,7 +15,7 @@ mod linux;
 
 pub use expression::PacketFilter;
 #[cfg(target_os = "linux")]
-pub use linux::{Arrival, Capture, SETTLING, interfaces, local_addresses};
+pub use linux::{Arrival, Capture, SETTLING, check, interfaces, local_addresses};
 
 /// The snap length when none is asked for: dumpcap's and tcpdump's, large enough for every real packet.
 pub const DEFAULT_SNAP_LENGTH: u32 = 262_144;

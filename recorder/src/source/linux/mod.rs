@@ -409,31 +409,49 @@ fn targets(selection: &Selection, links: &Links) -> Result<Vec<Target>, Error> {
     Ok(targets)
 }
 
-/// Compiles the filter and opens the rings with it; a second time with all of it in user space where the kernel refuses.
+/// Whether the interfaces can be recorded with this filter, as far as that shows without a ring. Needs no privilege.
+///
+/// # Errors
+/// If an interface is not there or not up, or libpcap refuses the filter.
+pub fn check(options: &CaptureOptions) -> Result<(), Error> {
+    let links = Links::open().map_err(Error::List)?;
+    let targets = targets(&options.interfaces, &links)?;
+    compile(options, &links, &targets).map(drop)
+}
+
+/// Opens the rings with the filter; a second time with all of it in user space where the kernel refuses.
 fn open_filtered(
     options: &CaptureOptions,
     links: &Links,
     targets: &[Target],
 ) -> Result<(Filter, Vec<Ring>), Error> {
-    let Some(expression) = &options.filter else {
-        let filter = Filter::all(options.snap_length);
-        let rings = open_rings(options, targets, &filter).map_err(refused)?;
-        return Ok((filter, rings));
-    };
-    let wrong = |message| Error::Filter { expression: expression.clone(), message };
-    let named: Vec<&Link> = targets.iter().filter_map(|target| target.link.as_ref()).collect();
-    let needed: Vec<Class> = named.iter().map(|link| Class::main(link.hardware)).collect();
-    let examples = if named.is_empty() { links.all() } else { named };
-    let filter = Filter::compile(expression, &examples, &needed, options.snap_length).map_err(wrong)?;
-    match open_rings(options, targets, &filter) {
-        Ok(rings) => Ok((filter, rings)),
-        Err((_, Refusal::Filter)) => {
-            let filter = Filter::compile_here(expression, &needed, options.snap_length).map_err(wrong)?;
+    let filter = compile(options, links, targets)?;
+    match (open_rings(options, targets, &filter), &options.filter) {
+        (Err((_, Refusal::Filter)), Some(expression)) => {
+            let filter = Filter::compile_here(expression, &needed(targets), options.snap_length)
+                .map_err(|message| wrong(expression, message))?;
             let rings = open_rings(options, targets, &filter).map_err(refused)?;
             Ok((filter, rings))
         }
-        Err(error) => Err(refused(error)),
+        (rings, _) => Ok((filter, rings.map_err(refused)?)),
     }
+}
+
+fn compile(options: &CaptureOptions, links: &Links, targets: &[Target]) -> Result<Filter, Error> {
+    let Some(expression) = &options.filter else { return Ok(Filter::all(options.snap_length)) };
+    let named: Vec<&Link> = targets.iter().filter_map(|target| target.link.as_ref()).collect();
+    let examples = if named.is_empty() { links.all() } else { named };
+    Filter::compile(expression, &examples, &needed(targets), options.snap_length)
+        .map_err(|message| wrong(expression, message))
+}
+
+/// The classes in which a filter must have a meaning: those of the interfaces that were asked for by name.
+fn needed(targets: &[Target]) -> Vec<Class> {
+    targets.iter().filter_map(|target| target.link.as_ref()).map(|link| Class::main(link.hardware)).collect()
+}
+
+fn wrong(expression: &str, message: String) -> Error {
+    Error::Filter { expression: expression.to_owned(), message }
 }
 
 fn open_rings(
