@@ -1,6 +1,7 @@
 //! The commands: arguments in, text and exit codes out.
 
 pub mod doctor;
+pub mod extcap;
 pub mod filter;
 pub mod interfaces;
 pub mod manual;
@@ -51,6 +52,8 @@ pub enum Command {
     Interfaces(interfaces::Args),
     /// Tell what works on this machine, what does not, why, and what to do about it
     Doctor(doctor::DoctorArgs),
+    /// Have Wireshark capture with processes by itself
+    Extcap(extcap::FolderArgs),
     /// Print a page of the manual: recorder man record | man -l -
     Man(manual::ManArgs),
     /// Print a script that has a shell complete commands and options
@@ -86,6 +89,9 @@ pub fn run(cli: Cli) -> ExitCode {
             Ok(code) => Ok(code),
             Err(error) => ignore_broken_pipe(Err(error)).map(|()| ExitCode::SUCCESS),
         },
+        Command::Extcap(args) => {
+            extcap::run_folder(&args, &mut out).map(|()| ExitCode::SUCCESS).map_err(Error::from)
+        }
     };
     result.unwrap_or_else(|error| {
         // Nobody can be told that standard error is closed.
@@ -100,7 +106,7 @@ fn restrict(command: &Command) -> io::Result<()> {
         return Ok(());
     }
     match command {
-        Command::Record(_) | Command::Doctor(_) => sandbox::keep_for_recording(),
+        Command::Record(_) | Command::Doctor(_) | Command::Extcap(_) => sandbox::keep_for_recording(),
         Command::Show(_)
         | Command::Summary(_)
         | Command::Filter(_)
@@ -149,6 +155,9 @@ pub enum Error {
     /// The result cannot be written. A broken pipe is never told this way: that the reader left is no error.
     #[error("cannot write the result: {0}")]
     Write(#[from] io::Error),
+    /// Wireshark's folder cannot be changed.
+    #[error(transparent)]
+    Extcap(#[from] extcap::FolderError),
 }
 
 impl Error {
@@ -158,7 +167,8 @@ impl Error {
             Self::Read { source: ReadError::NotPcapng { .. }, .. }
             | Self::Open { .. }
             | Self::Filter(_)
-            | Self::Create(_) => 2,
+            | Self::Create(_)
+            | Self::Extcap(_) => 2,
             Self::Read { .. } | Self::Late { .. } | Self::Write(_) => 1,
         }
     }

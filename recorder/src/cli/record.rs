@@ -184,33 +184,28 @@ fn parse_limit(text: &str, usage: &str) -> Result<Limit, String> {
     }
 }
 
+impl RecordArgs {
+    /// What to capture.
+    pub fn capture(&self) -> CaptureOptions {
+        let interfaces = if self.interfaces.iter().any(|name| name == "any") {
+            Selection::Any
+        } else {
+            Selection::Named(self.interfaces.clone())
+        };
+        CaptureOptions {
+            interfaces,
+            filter: self.filter.clone(),
+            // The parsers keep each size within what the field takes.
+            snap_length: if self.snap_length.0 == 0 { DEFAULT_SNAP_LENGTH } else { self.snap_length.0 as u32 },
+            buffer_bytes: self.buffer_size.0 as usize,
+            promiscuous: self.promiscuous,
+        }
+    }
+}
+
 /// Turns arguments into a plan. Touches nothing but the clock and the environment.
 fn plan(args: RecordArgs) -> Plan {
-    let RecordArgs {
-        interfaces,
-        filter,
-        snap_length: Size(snap_length),
-        buffer_size: Size(buffer_bytes),
-        promiscuous,
-        attribution,
-        event_buffer_size: Size(event_bytes),
-        annotate,
-        ..
-    } = &args;
-    let interfaces = if interfaces.iter().any(|name| name == "any") {
-        Selection::Any
-    } else {
-        Selection::Named(interfaces.clone())
-    };
-    let capture = CaptureOptions {
-        interfaces,
-        filter: filter.clone(),
-        // The parsers keep each size within what the field takes.
-        snap_length: if *snap_length == 0 { DEFAULT_SNAP_LENGTH } else { *snap_length as u32 },
-        buffer_bytes: *buffer_bytes as usize,
-        promiscuous: *promiscuous,
-    };
-    let mode = match attribution {
+    let mode = match args.attribution {
         Mode::Auto => AttributionMode::Auto,
         Mode::Ebpf => AttributionMode::Ebpf,
         Mode::Procfs => AttributionMode::Procfs,
@@ -222,11 +217,12 @@ fn plan(args: RecordArgs) -> Plan {
     };
     let path = args.write.clone().unwrap_or_else(default_name);
     Plan {
-        capture,
+        capture: args.capture(),
         attribution: mode,
         processes: args.selection.expr(),
-        event_buffer_bytes: *event_bytes as u32,
-        annotate: *annotate,
+        // The parsers keep each size within what the field takes.
+        event_buffer_bytes: args.event_buffer_size.0 as u32,
+        annotate: args.annotate,
         with_arguments: args.with_cmdline,
         limits: limits(&args),
         rotation: rotation(&args),
@@ -322,7 +318,16 @@ fn contradiction(plan: &Plan) -> Option<(&'static str, &'static str)> {
 /// Records. Exit code 0: every packet accounted for and written; 1: a recording exists, but something was lost or the
 /// command failed; 2: nothing usable was done.
 pub fn run(args: RecordArgs) -> ExitCode {
-    let mut screen = Screen::new(args.quiet, args.json);
+    let screen = Screen::new(args.quiet, args.json);
+    run_with(args, screen)
+}
+
+/// The same for Wireshark: says nothing unless something is wrong, or was lost.
+pub(super) fn run_silently(args: RecordArgs) -> ExitCode {
+    run_with(args, Screen::silent())
+}
+
+fn run_with(args: RecordArgs, mut screen: Screen) -> ExitCode {
     let without_descendants = match args.attribution {
         Mode::None => Some("none"),
         Mode::Procfs => Some("procfs"),

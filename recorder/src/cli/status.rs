@@ -18,6 +18,7 @@ const BUSIEST: usize = 3;
 pub struct Screen {
     quiet: bool,
     json: bool,
+    silent: bool,
     live: Option<ProgressBar>,
 }
 
@@ -31,7 +32,12 @@ impl Screen {
         {
             live.set_style(style);
         }
-        Self { quiet, json, live }
+        Self { quiet, json, silent: false, live }
+    }
+
+    /// Only errors, and the summary if something was lost: for who takes all that is said for an error.
+    pub const fn silent() -> Self {
+        Self { quiet: true, json: false, silent: true, live: None }
     }
 
     /// Prints an error in two lines: what failed, on what, why; and what to do about it.
@@ -42,6 +48,9 @@ impl Screen {
 
     /// Prints the final summary, in text or JSON; `exit_code` is what the recorder ends with.
     pub fn finished(&mut self, finished: &Finished, exit_code: u8) {
+        if self.silent && exit_code == 0 {
+            return;
+        }
         if let Some(live) = self.live.take() {
             live.finish_and_clear();
         }
@@ -114,7 +123,9 @@ impl Observer for Screen {
             Attributing::Off | Attributing::Unavailable(..) => "without owners",
         };
         // Also with --quiet: scripts wait for this line.
-        self.print(&format!("recording on {interfaces}, {by}"));
+        if !self.silent {
+            self.print(&format!("recording on {interfaces}, {by}"));
+        }
     }
 
     fn note(&mut self, text: &str) {
