@@ -200,6 +200,24 @@ fn what_is_chosen_in_the_dialog_is_what_is_recorded() {
 }
 
 #[test]
+fn only_the_chosen_processes_are_captured() {
+    if !machine_allows(&TOOLS) {
+        return;
+    }
+    let home = Home::new("extcap-process");
+    home.recorder(&["extcap", "install"]).assert_code(0);
+    let arguments = ["tcp-client", "127.0.0.1", &home.server.port, "--until-eof", "--forever"];
+    let other = Running::start(&mut home.lab.command(&home.namespace, "other", &arguments));
+    let (server, other) = (format!("server[{}]", home.server.pid()), format!("other[{}]", other.pid()));
+    let both = [format!("{other} > {server}"), format!("{server} > {other}")];
+    for (version, wireshark) in Wireshark::all() {
+        let choice = ["-i", "recorder-any", "-o", "extcap.recorder_any.process:name=other and not pid=1"];
+        let comments = home.comments(&wireshark, "20", &choice);
+        assert!(comments.iter().all(|line| both.contains(line)), "{version}: {comments:#?}");
+    }
+}
+
+#[test]
 fn a_capture_that_is_told_to_stop_ends_its_file_and_says_nothing() {
     if !machine_allows(&TOOLS) {
         return;
@@ -241,11 +259,11 @@ fn what_keeps_a_capture_from_beginning_is_said_on_standard_error() {
     let home = Home::new("extcap-error");
     home.recorder(&["extcap", "install"]).assert_code(0);
     for (version, wireshark) in Wireshark::all() {
-        let arguments = ["-i", "recorder-lo", "-o", "extcap.recorder_lo.attribution:all", "-c", "1"];
+        let arguments = ["-i", "recorder-lo", "-o", "extcap.recorder_lo.process:name curl", "-c", "1"];
         let output = home.tshark(&wireshark, &arguments);
         assert!(!output.status.success(), "{version}\n{output}");
         assert!(
-            output.stderr.contains("invalid value 'all'"),
+            output.stderr.contains("invalid value 'name curl' for '--process <EXPR>'"),
             "{version}: what is wrong is not shown\n{output}"
         );
     }

@@ -33,7 +33,7 @@ const DIALOG: [(&str, &str, &str); 6] = [
     ("attribution", "Find processes by", "Processes"),
     ("with-cmdline", "Store command lines", "Processes"),
     ("snaplen", "Bytes kept of each packet", "Capture"),
-    ("buffer-size", "Kernel buffer (MiB)", "Capture"),
+    ("buffer-size", "Kernel buffer", "Capture"),
     ("promiscuous", "Promiscuous mode", "Capture"),
 ];
 
@@ -309,7 +309,7 @@ interface {value=recorder-wg0.1}{display=wg0.1 with processes}
         assert!(
             text.contains("{call=--with-cmdline}{display=Store command lines}{type=boolflag}{default=false}")
         );
-        assert!(text.contains("{type=unsigned}{default=262144}"), "{text}");
+        assert!(text.contains("{type=string}{default=256KiB}"), "{text}");
     }
 
     #[test]
