@@ -135,9 +135,9 @@ fn the_lua_script_gives_what_the_recorder_shows() {
     assert!(spelled.iter().any(|row| row[0] == r"curl\x5b1\x5d \x3e sshd"), "{spelled:#?}");
     for (version, wireshark) in Wireshark::all() {
         for file in [&sample, &names] {
-            assert_eq!(home.processes(&wireshark, file), expected(file), "{version} on {file}");
+            assert_eq!(home.processes(wireshark, file), expected(file), "{version} on {file}");
         }
-        assert_same_as_wireshark(&home, &wireshark, &names);
+        assert_same_as_wireshark(&home, wireshark, &names);
     }
 }
 
@@ -181,7 +181,7 @@ fn the_lua_script_takes_nobody_elses_comment_for_a_process() {
     must(command.args(["-a", "12:curl[4294967295]", &plain, &commented]));
     readable(Path::new(&commented));
     for (version, wireshark) in Wireshark::all() {
-        let rows = home.processes(&wireshark, &commented);
+        let rows = home.processes(wireshark, &commented);
         let (last, others) = rows.split_last().expect("there are packets");
         assert_eq!(others.len(), comments.len());
         assert!(others.iter().all(|row| row.iter().all(String::is_empty)), "{version}: {others:#?}");
@@ -210,7 +210,7 @@ fn the_profile_fills_its_columns_and_nothing_in_it_is_refused() {
     let expected = expected(&sample);
     for (version, wireshark) in Wireshark::all() {
         let shown = home
-            .tshark(&wireshark, &["-n", "-C", "recorder", "--color", "-r", &sample, "-Y", "frame.comment"]);
+            .tshark(wireshark, &["-n", "-C", "recorder", "--color", "-r", &sample, "-Y", "frame.comment"]);
         let lines: Vec<&str> = shown.stdout.lines().collect();
         assert_eq!(lines.len(), expected.len(), "{version}\n{shown}");
         for (line, row) in lines.iter().zip(&expected) {
@@ -219,7 +219,7 @@ fn the_profile_fills_its_columns_and_nothing_in_it_is_refused() {
             assert!(line.contains(&columns), "{version}: no {columns:?}\n{line}");
         }
         let count = |filter: &str| {
-            home.tshark(&wireshark, &["-n", "-r", &sample, "-Y", filter]).stdout.lines().count()
+            home.tshark(wireshark, &["-n", "-r", &sample, "-Y", filter]).stdout.lines().count()
         };
         for (name, filter) in filters("dfilter_buttons", "\",\"", 1, 2) {
             // What is compared with the selected packet has none here.

@@ -2,8 +2,6 @@
 //!
 //! tshark does what Wireshark does: it asks the extcap, starts it, and has dumpcap read the pipe.
 
-#![expect(clippy::expect_used, reason = "helpers of tests are test code too")]
-
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
@@ -93,7 +91,7 @@ fn wireshark_lists_what_can_be_recorded_until_the_extcap_is_removed() {
     home.namespace.ip(&["link", "set", "up0", "up"]);
     home.recorder(&["extcap", "install"]).assert_code(0);
     for (version, wireshark) in Wireshark::all() {
-        let listed = home.tshark(&wireshark, &["-D"]);
+        let listed = home.tshark(wireshark, &["-D"]);
         for name in ["any", "lo", "up0"] {
             let line = format!("recorder-{name} ({name} with processes)");
             assert!(
@@ -109,7 +107,7 @@ fn wireshark_lists_what_can_be_recorded_until_the_extcap_is_removed() {
         assert_eq!(left, 0, "something is left in {folder}");
     }
     for (version, wireshark) in Wireshark::all() {
-        let listed = home.tshark(&wireshark, &["-D"]);
+        let listed = home.tshark(wireshark, &["-D"]);
         assert!(!listed.stdout.contains("recorder-"), "{version}\n{listed}");
     }
 }
@@ -124,12 +122,12 @@ fn a_live_capture_names_the_processes_of_a_running_transfer() {
     let both = [home.client_to_server(), home.server_to_client()];
     for (version, wireshark) in Wireshark::all() {
         for interface in ["recorder-any", "recorder-lo"] {
-            let comments = home.comments(&wireshark, "20", &["-i", interface]);
+            let comments = home.comments(wireshark, "20", &["-i", interface]);
             assert_eq!(comments.len(), 20, "{version} {interface}: {comments:#?}");
             assert!(comments.iter().all(|line| both.contains(line)), "{version} {interface}: {comments:#?}");
         }
         let filter = format!("tcp src port {}", home.server.port);
-        let comments = home.comments(&wireshark, "20", &["-i", "recorder-any", "-f", &filter]);
+        let comments = home.comments(wireshark, "20", &["-i", "recorder-any", "-f", &filter]);
         assert_eq!(comments, vec![home.server_to_client(); 20], "{version}: {filter}");
     }
 }
@@ -144,7 +142,7 @@ fn dumpcap_passes_on_the_process_blocks_too() {
     for (version, wireshark) in Wireshark::all() {
         let file = home.lab.path(format!("{version}.pcapng"));
         let name = home.lab.text(format!("{version}.pcapng"));
-        home.tshark(&wireshark, &["-i", "recorder-lo", "-c", "50", "-w", &name]).assert_code(0);
+        home.tshark(wireshark, &["-i", "recorder-lo", "-c", "50", "-w", &name]).assert_code(0);
         let processes = blocks::read(&file).iter().filter(|block| matches!(block, Kind::Process(..))).count();
         assert_eq!(processes, 2, "{version}: the client's and the server's");
         let comments = tshark::fields(&file, "tcp", &["frame.comment"]).concat();
@@ -164,7 +162,7 @@ fn a_wrong_filter_is_an_error_and_what_libpcap_says_is_shown() {
     let home = Home::new("extcap-filter");
     home.recorder(&["extcap", "install"]).assert_code(0);
     for (version, wireshark) in Wireshark::all() {
-        let output = home.tshark(&wireshark, &["-i", "recorder-lo", "-f", "tcp prot 80", "-c", "1"]);
+        let output = home.tshark(wireshark, &["-i", "recorder-lo", "-f", "tcp prot 80", "-c", "1"]);
         assert!(!output.status.success(), "{version}: a wrong filter was taken\n{output}");
         assert!(output.stderr.contains("syntax error"), "{version}: not shown\n{output}");
     }
@@ -192,7 +190,7 @@ fn what_is_chosen_in_the_dialog_is_what_is_recorded() {
         let (snaplen, attribution) = (chosen("snaplen:60"), chosen("attribution:none"));
         let choices = ["-i", "recorder-lo", "-o", &snaplen, "-o", &attribution];
         let fields = ["-c", "20", "-T", "fields", "-e", "frame.cap_len", "-e", "frame.comment"];
-        let output = home.tshark(&wireshark, &[&choices[..], &fields].concat());
+        let output = home.tshark(wireshark, &[&choices[..], &fields].concat());
         output.assert_code(0);
         let rows: Vec<&str> = output.stdout.lines().map(str::trim_end).collect();
         assert_eq!(rows, vec!["60"; 20], "{version}: 60 bytes of each packet, and no process\n{output}");
@@ -212,7 +210,7 @@ fn only_the_chosen_processes_are_captured() {
     let both = [format!("{other} > {server}"), format!("{server} > {other}")];
     for (version, wireshark) in Wireshark::all() {
         let choice = ["-i", "recorder-any", "-o", "extcap.recorder_any.process:name=other and not pid=1"];
-        let comments = home.comments(&wireshark, "20", &choice);
+        let comments = home.comments(wireshark, "20", &choice);
         assert!(comments.iter().all(|line| both.contains(line)), "{version}: {comments:#?}");
     }
 }
@@ -260,7 +258,7 @@ fn what_keeps_a_capture_from_beginning_is_said_on_standard_error() {
     home.recorder(&["extcap", "install"]).assert_code(0);
     for (version, wireshark) in Wireshark::all() {
         let arguments = ["-i", "recorder-lo", "-o", "extcap.recorder_lo.process:name curl", "-c", "1"];
-        let output = home.tshark(&wireshark, &arguments);
+        let output = home.tshark(wireshark, &arguments);
         assert!(!output.status.success(), "{version}\n{output}");
         assert!(
             output.stderr.contains("invalid value 'name curl' for '--process <EXPR>'"),
