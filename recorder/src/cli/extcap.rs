@@ -207,11 +207,9 @@ fn write_option(number: &str, option: &Arg, label: &str, tab: &str, out: &mut dy
     let tooltip = option.get_help().map(ToString::to_string).unwrap_or_default();
     let default = option.get_default_values().first().and_then(|value| value.to_str());
     let values = option.get_possible_values();
-    let is_number = default.is_some_and(|default| default.parse::<u64>().is_ok());
     let (kind, default) = match option.get_action() {
         ArgAction::SetTrue => ("boolflag", Some("false")),
         _ if !values.is_empty() => ("selector", default),
-        _ if is_number => ("unsigned", default),
         _ => ("string", default),
     };
     let mut fields = vec![("number", number), ("call", &call), ("display", label), ("type", kind)];

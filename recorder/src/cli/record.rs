@@ -196,7 +196,11 @@ impl RecordArgs {
             interfaces,
             filter: self.filter.clone(),
             // The parsers keep each size within what the field takes.
-            snap_length: if self.snap_length.0 == 0 { DEFAULT_SNAP_LENGTH } else { self.snap_length.0 as u32 },
+            snap_length: if self.snap_length.0 == 0 {
+                DEFAULT_SNAP_LENGTH
+            } else {
+                self.snap_length.0 as u32
+            },
             buffer_bytes: self.buffer_size.0 as usize,
             promiscuous: self.promiscuous,
         }
