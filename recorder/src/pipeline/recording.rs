@@ -325,6 +325,10 @@ impl<'a> Recording<'a> {
 
     /// Looks at the sockets, if nobody tells of them; hands on what was seen.
     fn look(&mut self, observer: &mut dyn Observer) {
+        // Before the next one, which is not due so soon: each scan is compared with the one before.
+        if let Some(scan) = self.scan.take_if(|scan| scan.ended.plus(SCAN_SETTLES) <= self.watermark) {
+            self.attributor.scanned(scan);
+        }
         if let Witness::Procfs(scans) = &mut self.witness {
             match scans.look(self.watermark, self.capture.next_time().is_some()) {
                 Some(Ok(scan)) => self.attributor.scanned(scan),
@@ -334,9 +338,6 @@ impl<'a> Recording<'a> {
                 }
                 Some(Err(_)) | None => {}
             }
-        }
-        if let Some(scan) = self.scan.take_if(|scan| scan.ended.plus(SCAN_SETTLES) <= self.watermark) {
-            self.attributor.scanned(scan);
         }
     }
 
