@@ -243,7 +243,7 @@ const UNKEPT: Socket = Socket {
     existed_ns: 0,
     received_ns: 0,
     former_received_ns: 0,
-    waited_since_ns: 0,
+    began_ns: 0,
     parent_tgid: 0,
     reserved: 0,
     suspect: 0,
@@ -292,8 +292,12 @@ fn tell_user(sk: *const c_void, socket: &mut Socket, head: &SockHead, user: Curr
 #[inline(always)]
 fn change_user(socket: &mut Socket, user: Current, how: Use, now: u64) {
     if socket.process != user.process {
-        (socket.waited_since_ns, socket.parent_tgid) =
-            if how == Use::Receive { current_origin((user.process >> 32) as u32) } else { (0, 0) };
+        (socket.began_ns, socket.parent_tgid) = match how {
+            Use::Connection => (0, 0),
+            Use::Receive => current_origin((user.process >> 32) as u32),
+            // It did not wait in a call; but what came before it was there at all is not its.
+            _ => (current_origin((user.process >> 32) as u32).0, 0),
+        };
     }
     if socket.process == 0 {
         socket.tid = user.tid;
@@ -414,7 +418,7 @@ fn announce(socket: &Socket, kind: u8, flags: u16, at_ns: u64, flow: &Flow, remo
         since_ns: socket.since_ns,
         existed_ns: socket.existed_ns,
         former_received_ns: socket.former_received_ns,
-        waited_since_ns: socket.waited_since_ns,
+        began_ns: socket.began_ns,
         local: flow.local,
         remote: flow.remote,
         netns: socket.netns,

@@ -91,9 +91,9 @@ pub struct SocketEvent {
     pub existed_ns: u64,
     /// When the user before this one last received from the socket, CLOCK_MONOTONIC; 0 if it never did.
     pub former_received_ns: u64,
-    /// When the user's process began to be what it is (fork or exec), CLOCK_MONOTONIC, if its use began with a receive, in
-    /// which it may have waited; else 0.
-    pub waited_since_ns: u64,
+    /// When the user's process began to be what it is (fork or exec), CLOCK_MONOTONIC; 0 if its use began with a connect or
+    /// an accept.
+    pub began_ns: u64,
     /// Local address.
     pub local: Address,
     /// Remote address.
@@ -102,7 +102,7 @@ pub struct SocketEvent {
     pub netns: u32,
     /// The thread that uses it, 0 if several do.
     pub tid: u32,
-    /// The process id of the user's parent, where `waited_since_ns` is not 0.
+    /// The process id of the user's parent, if its use began with a receive, in which it may have waited; else 0.
     pub parent_tgid: u32,
     /// TCP: the initial sequence number of the remote end, where it is known: at [`KIND_LISTEN`], and where the flow is whole. 0 if
     /// it is not known.
@@ -169,8 +169,8 @@ pub struct Socket {
     pub received_ns: u64,
     /// See [`SocketEvent::former_received_ns`].
     pub former_received_ns: u64,
-    /// See [`SocketEvent::waited_since_ns`].
-    pub waited_since_ns: u64,
+    /// See [`SocketEvent::began_ns`].
+    pub began_ns: u64,
     /// See [`SocketEvent::parent_tgid`].
     pub parent_tgid: u32,
     /// Always 0.

@@ -40,10 +40,10 @@ pub struct User {
 pub struct Handover {
     /// When the former user last received from the socket; boot if it never did.
     pub former_received: MonoTime,
-    /// When the later user was forked or called exec, if its use began with a receive, in which it may have waited.
+    /// When the later user was forked or called exec, if that was looked up.
     pub began: Option<MonoTime>,
-    /// The process id of its parent.
-    pub parent_pid: u32,
+    /// The process id of its parent, if its use began with a receive, in which it may have waited.
+    pub parent_pid: Option<u32>,
 }
 
 /// What happened to a socket.

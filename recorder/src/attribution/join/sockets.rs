@@ -209,10 +209,9 @@ impl SocketState {
     /// Whether the later process can have waited for this packet: its parent had used the socket before it was forked, so
     /// that it was born with it.
     pub(super) fn waited_at(&self, at: MonoTime, handover: Handover) -> bool {
-        let is_parents = |used: &Use, began| used.process.pid() == handover.parent_pid && used.from <= began;
-        handover.began.is_some_and(|began| {
-            began.plus(STARTING) <= at && self.uses.iter().any(|used| is_parents(used, began))
-        })
+        let (Some(began), Some(parent)) = (handover.began, handover.parent_pid) else { return false };
+        let is_parents = |used: &Use| used.process.pid() == parent && used.from <= began;
+        began.plus(STARTING) <= at && self.uses.iter().any(is_parents)
     }
 
     /// Whether more than two processes have used it: they may all wait on it at the same time, and each takes the datagram

@@ -62,8 +62,15 @@ impl Socket {
     }
 
     fn handed_over(self, former_received: MonoTime, born: Option<(MonoTime, u32)>) -> Self {
-        let (began, parent_pid) = (born.map(|(at, _)| at), born.map_or(0, |(_, parent)| parent));
+        let (began, parent_pid) = born.unzip();
         Self { handover: Some(Handover { former_received, began, parent_pid }), ..self }
+    }
+
+    /// Its user did not wait for anything before.
+    fn of_program(self, began: MonoTime) -> Self {
+        let handover =
+            Handover { former_received: MonoTime::default(), began: Some(began), parent_pid: None };
+        Self { handover: Some(handover), ..self }
     }
 
     fn with_isn(self, remote_isn: u32) -> Self {
@@ -398,6 +405,19 @@ fn a_server_restarted_on_its_port_leaves_a_gap_without_owner() {
     assert_eq!(received(&join, flow, ms(150)), NOBODY);
     assert_eq!(received(&join, flow, ms(210)), owner(8), "the tap is before the event");
     assert_eq!(sent(&join, flow, ms(2101)), owner(8));
+}
+
+#[test]
+fn a_handshake_is_not_of_the_program_that_was_executed_after_it_though_that_one_sends_or_closes_at_once() {
+    let flow = tcp(40_000, 80);
+    let first = socket(1, flow, 7, ms(1));
+    let next = first.used_by(8, ms(5)).of_program(ms(3));
+    for last in [next.is_used(ms(5)), next.is_closed(ms(5))] {
+        let join = join(&[first.is_used(ms(1)), first.has_flow(ms(1)), last]);
+        assert_eq!(received(&join, flow, ms(2)), owner(7), "the answer to its SYN");
+        assert_eq!(received(&join, flow, ms(4)), AMBIGUOUS, "the next one may have waited for it");
+        assert_eq!(received(&join, flow, ms(6)), owner(8));
+    }
 }
 
 #[test]

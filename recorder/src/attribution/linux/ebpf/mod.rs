@@ -246,8 +246,8 @@ fn socket_news(event: &SocketEvent) -> Option<SocketNews> {
         since: MonoTime::from_ns(event.since_ns),
         handover: Some(Handover {
             former_received: MonoTime::from_ns(event.former_received_ns),
-            began: (event.waited_since_ns != 0).then(|| MonoTime::from_ns(event.waited_since_ns)),
-            parent_pid: event.parent_tgid,
+            began: (event.began_ns != 0).then(|| MonoTime::from_ns(event.began_ns)),
+            parent_pid: (event.parent_tgid != 0).then_some(event.parent_tgid),
         }),
     };
     Some(SocketNews {
