@@ -6,8 +6,9 @@ use super::{Answer, FINE_CLOCK_ERROR, HOOK_SLACK, LINGER, Question, SLACK, TCP_L
 use crate::attribution::event::{Handover, Holder, ProcessId, Scan, SocketNews, User};
 use crate::model::{Flow, Found, MonoTime, Protocol, Reason};
 
-/// How long a program that was just executed does not wait for packets yet: it is being linked.
-const STARTING: Duration = Duration::from_millis(5);
+/// How long a process that was just forked, or its program executed, may not wait for packets yet: it is being linked, or has
+/// no processor. On two busy cores that took more than 5 ms for one program in some hundred.
+const STARTING: Duration = Duration::from_millis(20);
 /// The most uses of one socket remembered, unless they all are recent.
 const MOST_USES: usize = 256;
 /// Stands for whoever it is: of several holders of a socket, or of its user and the one who closed it.

@@ -62,7 +62,7 @@ pub(crate) const ALL: [Scenario; 15] = [
             limits: "accepted connection over which nothing was ever sent or received",
             may_lack: lacks_an_end,
         },
-        play: |plan| inetd(plan, "inetd-waiting", &["tcp-client", "--until-eof", "--pause-ms", "20"]),
+        play: |plan| inetd(plan, "inetd-waiting", &["tcp-client", "--until-eof", "--pause-ms", "40"]),
     },
     Scenario {
         name: "prefork-udp",
