@@ -5,7 +5,7 @@ use recorder_tests::tshark::fields;
 use crate::plan::Plan;
 use crate::scenario::Expected::{self, AllRight};
 use crate::scenario::{Scenario, Take};
-use crate::stage::{Stage, at_each_place, finish};
+use crate::stage::{Stage, finish};
 
 pub(crate) const ALL: [Scenario; 3] = [
     Scenario {
@@ -56,12 +56,16 @@ fn fragments(plan: &Plan) -> Take {
 
 fn super_frames(plan: &Plan) -> Take {
     let bytes = plan.count(50 << 20, 8 << 20).to_string();
-    let take = at_each_place(plan, "super-frames", |place| {
+    let stage = Stage::new(plan, "super-frames");
+    // A transfer at full speed fills 64 MiB in a tenth of a second, while packets wait for the next look into /proc.
+    let recording = stage.record(&["-B", "512MiB"]);
+    for place in stage.places() {
         let server =
             place.server("server", &["tcp-server", "--connections", "1", "--requests", "0", "--wait-close"]);
         place.client("client", &server.port, &["tcp-bulk-client", "--bytes", &bytes]);
         finish(server);
-    });
+    }
+    let take = recording.end();
     let mut take = take.at_least(6 * 100);
     let longest = take.judgement.packets.iter().map(|judged| judged.packet.length).max().unwrap_or(0);
     take.must(longest > 9000, || format!("the longest frame has {longest} bytes"));
