@@ -26,7 +26,7 @@ const MAY_IMPORT: [(&str, &[&str]); 10] = [
 ];
 
 /// Where an outside package may be used: a room, or a folder in one. A package that is not here is not used at all.
-const PACKAGES: [(&str, &[&str]); 29] = [
+const PACKAGES: [(&str, &[&str]); 28] = [
     ("recorder_shared", &["model", "attribution"]), // the words of the kernel side are heard in attribution
     ("etherparse", &["decode"]),
     ("libc", &["source/linux", "attribution/linux", "sandbox", "pipeline"]), // system calls; pipeline: clocks
@@ -41,8 +41,7 @@ const PACKAGES: [(&str, &[&str]); 29] = [
     ("netlink_packet_sock_diag", &["attribution/linux"]), // sockets
     ("netlink_packet_netfilter", &["attribution/linux"]), // the same
     ("foldhash", &["attribution"]),          // a hash that a sender of packets cannot aim at
-    ("pcap_file", &["pcapng"]),
-    ("globset", &["selection"]), // patterns
+    ("globset", &["selection"]),             // patterns
     ("zstd", &["output"]),
     ("flate2", &["output"]), // reading what others compressed
     ("landlock", &["sandbox"]),

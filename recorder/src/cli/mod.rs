@@ -164,7 +164,7 @@ impl Error {
     /// The exit code of the command: 1 if a part of the work was done, 2 if nothing usable was.
     pub const fn exit_code(&self) -> u8 {
         match self {
-            Self::Read { source: ReadError::NotPcapng { .. }, .. }
+            Self::Read { source: ReadError::NotCapture { .. }, .. }
             | Self::Open { .. }
             | Self::Filter(_)
             | Self::Create(_)

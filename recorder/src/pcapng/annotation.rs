@@ -56,6 +56,32 @@ pub fn escape_name(name: &[u8]) -> String {
     text
 }
 
+/// Adds what [`escape_name`] gives.
+#[inline]
+pub fn push_name(text: &mut Vec<u8>, name: &[u8]) {
+    let is_mark = |byte: &u8| matches!(byte, b'[' | b']' | b'>');
+    let is_special = matches!(name, [] | b"?" | [b' ', ..] | [.., b' ']) || name.iter().any(is_mark);
+    match is_plain(name) && !is_special && name.len() <= NAME_LIMIT {
+        true => text.extend_from_slice(name),
+        false => text.extend_from_slice(escape_name(name).as_bytes()),
+    }
+}
+
+/// Adds what [`escape_text`] gives.
+#[inline]
+pub fn push_text(text: &mut Vec<u8>, bytes: &[u8]) {
+    match is_plain(bytes) {
+        true => text.extend_from_slice(bytes),
+        false => text.extend_from_slice(escape_text(bytes).as_bytes()),
+    }
+}
+
+/// Whether all bytes are ASCII that stands for itself in a text, as those of most names are.
+#[inline]
+fn is_plain(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| matches!(byte, b' '..=b'~') && *byte != b'\\')
+}
+
 /// Any other text of a process (path, argument): as names, except that brackets, `>`, `?` and plain spaces
 /// stand for themselves everywhere, and an empty text is empty.
 pub fn escape_text(bytes: &[u8]) -> String {
@@ -233,6 +259,10 @@ mod tests {
             );
             assert_eq!(parse(&two(None, Some((name, 3)))), Some(Line::Two(None, Some(named(name, 3)))));
             assert_eq!(parse(&two(Some((name, 3)), None)), Some(Line::Two(Some(named(name, 3)), None)));
+            let mut added = Vec::new();
+            push_name(&mut added, name);
+            push_text(&mut added, name);
+            assert_eq!(added, (escape_name(name) + &escape_text(name)).into_bytes(), "{name:?}");
         }
     }
 

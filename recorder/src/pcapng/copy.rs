@@ -12,7 +12,7 @@ use std::collections::{HashMap, HashSet};
 use std::io::{self, Read, Write};
 
 use super::encode::padding;
-use super::parse::{Header, options_at};
+use super::parse::Header;
 use super::process::Options;
 use super::reader::Content;
 use super::{ReadError, Reader, Record, block, option as code, statistics};
@@ -138,6 +138,8 @@ impl<R: Read, W: Write> Copier<R, W> {
         let is_big_endian = self.reader.is_big_endian();
         let records = &self.records;
         count_anew(&mut self.buffer[pending.options_at..], is_big_endian, |index| records.index(index));
+        // The packet of a legacy file ends where it ends.
+        self.buffer.extend_from_slice(&[0; 3][..padding(self.buffer.len())]);
         write_block(&mut self.out, pending.kind, is_big_endian, &self.buffer)?;
         self.copied.kept += 1;
         Ok(())
@@ -158,10 +160,7 @@ impl<R: Read, W: Write> Copier<R, W> {
     }
 
     fn packet(&mut self, kind: u32, header: &Header) -> Record<'_> {
-        let options_at = match kind {
-            block::SIMPLE_PACKET => self.reader.body().len(),
-            _ => options_at(self.reader.body(), &header.data),
-        };
+        let options_at = header.options_at;
         let record = self.reader.record(header);
         let processes = match record.attribution {
             Attribution::Known { sender, receiver, .. } => {

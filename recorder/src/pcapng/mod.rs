@@ -4,19 +4,22 @@
 //! in `docs/FORMAT.md`; why, in the comments here.
 
 pub mod annotation;
+mod blocks;
+mod claims;
 mod copy;
 mod encode;
+mod foreign;
+mod legacy;
 mod owners;
 mod parse;
 mod process;
 mod reader;
-mod source;
 mod statistics;
 mod suffixes;
 mod writer;
 
 pub use copy::{Copied, Copier, CopyError};
-pub use reader::{ReadError, Reader, Record};
+pub use reader::{LONGEST_BLOCK, MOST_RECORDS, ReadError, Reader, Record};
 pub use writer::Writer;
 
 use std::fmt;

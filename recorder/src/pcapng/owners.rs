@@ -1,25 +1,16 @@
 //! Who a packet of a file belongs to: puts together what its options and the process records say.
 //!
 //! The order of trust: the process block that option 0x8001 names; the process id of option 8, with the
-//! records of Wireshark's custom blocks; the comment. The comment alone tells which end is which.
+//! records of Wireshark's custom blocks; our comment; the comments of other programs. Our comment alone tells which end
+//! is which.
 
 use std::collections::HashMap;
 
 use super::annotation::{Line, NamedProcess};
+use super::claims::{self, Claim, Memory, Told};
 use crate::model::{
     Attribution, Direction, Found, Owner, Process, ProcessIndex, ProcessKey, ProcessTable, RealTime, Reason,
 };
-
-/// What the options of one packet say about its owners.
-#[derive(Debug, Default)]
-pub(super) struct Claim {
-    /// The comment.
-    pub(super) line: Option<Line>,
-    /// Option 8: process and thread.
-    pub(super) ids: Option<(u32, u32)>,
-    /// Option 0x8001.
-    pub(super) darwin: Option<u32>,
-}
 
 /// The processes of a file, and the ways to find one.
 #[derive(Debug, Default)]
@@ -35,7 +26,14 @@ pub(super) struct Owners {
     named: HashMap<NamedProcess, ProcessIndex>,
     /// Those without a record so far: only options of packets tell of them, and the name may be empty.
     provisional: HashMap<NamedProcess, Provisional>,
+    /// What options were found to say.
+    memory: Memory,
+    /// About how many bytes all this takes.
+    size: usize,
 }
+
+/// What a process takes besides its texts, in bytes: itself, and its places in the tables.
+const PROCESS_SIZE: usize = 600;
 
 /// A process that was met in a packet before its record.
 #[derive(Debug)]
@@ -55,13 +53,44 @@ impl Owners {
         self.processes
     }
 
+    /// About how many bytes of memory are taken.
+    pub(super) fn size(&self) -> usize {
+        self.size
+    }
+
     /// The indexes of process blocks begin anew in each section.
     pub(super) fn next_section(&mut self) {
+        self.memory.forget();
         self.darwin.clear();
+    }
+
+    /// What the options of a packet say, captured at `time`.
+    #[inline]
+    pub(super) fn told(&mut self, options: &[u8], is_big_endian: bool, time: RealTime) -> Told {
+        if options.is_empty() {
+            return Told::NOTHING;
+        }
+        match self.memory.get(options) {
+            Some(told) => told,
+            None => self.read(options, is_big_endian, time),
+        }
+    }
+
+    fn read(&mut self, options: &[u8], is_big_endian: bool, time: RealTime) -> Told {
+        let (direction, reception, claim) = claims::read(options, is_big_endian);
+        let attribution = self.resolve(&claim, time, direction);
+        let told = Told { direction, reception, attribution };
+        // Of a process id that has custom blocks it depends on the time.
+        if claim.ids.is_none_or(|(pid, _)| !self.custom.contains_key(&pid)) {
+            self.memory.put(options, told);
+        }
+        told
     }
 
     /// A Darwin block; `None` for one that is damaged, which has a number all the same.
     pub(super) fn darwin_block(&mut self, process: Option<Process>) -> Option<ProcessIndex> {
+        self.memory.forget();
+        self.size += size_of::<Option<ProcessIndex>>();
         let index = process.map(|process| self.add(process));
         self.darwin.push(index);
         index
@@ -69,6 +98,8 @@ impl Owners {
 
     /// A custom block that describes a process.
     pub(super) fn custom_block(&mut self, process: Process) -> ProcessIndex {
+        self.memory.forget();
+        self.size += size_of::<ProcessIndex>();
         let pid = process.pid;
         let known = self.recorded.get(&(pid, process.start)).copied();
         let is_known =
@@ -94,11 +125,12 @@ impl Owners {
             return None;
         }
         provisional.is_filled = true;
+        self.size += texts(process);
         Some(self.processes.put(provisional.key, process.clone()))
     }
 
     /// The owners of a packet.
-    pub(super) fn resolve(&mut self, claim: &Claim, time: RealTime, direction: Direction) -> Attribution {
+    fn resolve(&mut self, claim: &Claim, time: RealTime, direction: Direction) -> Attribution {
         let main = self.main_process(claim, time);
         let (sender, receiver, both_local) = match &claim.line {
             Some(Line::Two(sender, receiver)) => {
@@ -107,8 +139,9 @@ impl Owners {
                 (sender, receiver, true)
             }
             line => {
-                let named = match line {
-                    Some(Line::One(named)) => Some(self.of_name(named, main)),
+                let named = match (line, &claim.foreign) {
+                    (Some(Line::One(named)), _) => Some(self.of_name(named, main)),
+                    (_, Some(foreign)) if main.is_none() => Some(self.of_foreign(&foreign.process)),
                     _ => None,
                 };
                 let Some(process) = main.or(named) else {
@@ -123,7 +156,8 @@ impl Owners {
         };
         // Option 8 is about the sender if it is known, else the receiver.
         let thread_of = |process: ProcessIndex| {
-            let (pid, tid) = claim.ids?;
+            let foreign = claim.foreign.as_ref().map(|foreign| (foreign.process.pid, foreign.tid));
+            let (pid, tid) = claim.ids.or(foreign)?;
             (self.processes.get(process)?.pid == pid).then_some(tid)
         };
         let receiver_thread = |process| if sender.is_none() { thread_of(process) } else { None };
@@ -159,9 +193,10 @@ impl Owners {
             }
             None => None,
         };
-        match named {
-            Some(named) if named.pid == pid => Some(self.of_name(named, None)),
-            _ => Some(self.of_pid(pid)),
+        match (named, &claim.foreign) {
+            (Some(named), _) if named.pid == pid => Some(self.of_name(named, None)),
+            (None, Some(foreign)) if foreign.process.pid == pid => Some(self.of_foreign(&foreign.process)),
+            _ => Some(self.without_record(&Process::new(pid, Vec::new()))),
         }
     }
 
@@ -184,22 +219,29 @@ impl Owners {
         }
         match self.named.get(named) {
             Some(index) => *index,
-            None => self.without_record(named.clone()),
+            None => self.without_record(&Process::new(named.pid, named.name.clone())),
         }
     }
 
-    fn of_pid(&mut self, pid: u32) -> ProcessIndex {
-        self.without_record(NamedProcess { name: Vec::new(), pid })
+    /// The process that another program's comments describe.
+    fn of_foreign(&mut self, process: &Process) -> ProcessIndex {
+        let named = NamedProcess { name: process.name.clone(), pid: process.pid };
+        match self.named.get(&named) {
+            Some(index) => *index,
+            None => self.without_record(process),
+        }
     }
 
-    fn without_record(&mut self, named: NamedProcess) -> ProcessIndex {
+    fn without_record(&mut self, process: &Process) -> ProcessIndex {
+        let named = NamedProcess { name: process.name.clone(), pid: process.pid };
         if let Some(provisional) = self.provisional.get(&named) {
             return provisional.index;
         }
         // A file does not hold keys; all that matters is that no two are the same.
         let exec_id = self.provisional.len() as u32;
         let key = ProcessKey { pid: named.pid, start_boottime_ns: 0, exec_id };
-        let index = self.processes.put(key, Process::new(named.pid, named.name.clone()));
+        let index = self.processes.put(key, process.clone());
+        self.size += PROCESS_SIZE + texts(process);
         self.provisional.insert(named, Provisional { index, key, is_filled: false });
         index
     }
@@ -207,9 +249,20 @@ impl Owners {
     fn add(&mut self, process: Process) -> ProcessIndex {
         let named = NamedProcess { name: process.name.clone(), pid: process.pid };
         let started = (process.pid, process.start);
+        self.size += PROCESS_SIZE + texts(&process);
         let index = self.processes.push(process);
         self.named.insert(named, index);
         self.recorded.insert(started, index);
         index
     }
+}
+
+/// How many bytes the texts of a process have; the name stands in a table too.
+fn texts(process: &Process) -> usize {
+    let Process { name, path, cgroup, container, unit, command_line, .. } = process;
+    let bytes = [path.as_ref(), command_line.as_ref().map(|line| &line.bytes)];
+    let texts = [cgroup, container, unit];
+    2 * name.len()
+        + bytes.into_iter().flatten().map(Vec::len).sum::<usize>()
+        + texts.into_iter().flatten().map(String::len).sum::<usize>()
 }

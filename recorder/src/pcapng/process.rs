@@ -266,11 +266,17 @@ pub(super) fn uuid(process: &Process) -> [u8; 16] {
 pub(super) struct Options<'a> {
     rest: &'a [u8],
     is_big_endian: bool,
+    is_damaged: bool,
 }
 
 impl<'a> Options<'a> {
     pub(super) fn new(rest: &'a [u8], is_big_endian: bool) -> Self {
-        Self { rest, is_big_endian }
+        Self { rest, is_big_endian, is_damaged: false }
+    }
+
+    /// Whether it ended at an option that does not fit.
+    pub(super) fn is_damaged(&self) -> bool {
+        self.is_damaged
     }
 }
 
@@ -284,7 +290,10 @@ impl<'a> Iterator for Options<'a> {
         if code == 0 {
             return None;
         }
-        let value = rest.get(..length)?;
+        let Some(value) = rest.get(..length) else {
+            self.is_damaged = true;
+            return None;
+        };
         self.rest = rest.get(length + padding(length)..).unwrap_or(&[]);
         Some((code, value))
     }

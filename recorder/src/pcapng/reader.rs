@@ -1,10 +1,8 @@
 //! Reads a file back, packet by packet, with owners, processes, interfaces and statistics.
 //!
 //! Ours come back as they were written. Files of others are read too: either byte order, several sections,
-//! any time resolution, unknown blocks and options skipped, the obsolete packet blocks. pcap-file finds the
-//! blocks and keeps what their meaning depends on; the options are read here, because pcap-file refuses a
-//! whole packet over one bad comment. Memory is bounded by the read buffer, the list of interfaces and the
-//! table of processes.
+//! any time resolution, unknown blocks and options skipped, the obsolete packet blocks, and legacy pcap. Memory is bounded:
+//! see [`LONGEST_BLOCK`] and [`MOST_RECORDS`].
 //!
 //! What a file does not hold is not invented: how an owner was found and why a packet has none are not stored
 //! per packet, so [`Found::Socket`](crate::model::Found::Socket) and
@@ -12,29 +10,30 @@
 
 use std::io::{self, Read};
 
-use pcap_file::Endianness;
-use pcap_file::pcapng::{PcapNgReadError, PcapNgReader};
-
+use super::blocks::{Blocks, Place, damaged};
 use super::owners::Owners;
-use super::parse::{Header, full_packet, interface, read_statistics, section_info, simple_packet};
-use super::source::Source;
+use super::parse::{Clock, Header, full_packet, interface, read_statistics, section_info, simple_packet};
 use super::{SectionInfo, block, process};
 use crate::model::{
     Attribution, Interface, InterfaceCounts, InterfaceId, Packet, ProcessIndex, ProcessTable, Statistics,
 };
 
-/// The longest block that can be read. The longest packet of `recorder` has 256 KiB.
-const LONGEST_BLOCK: usize = 16 << 20;
+/// The longest block that can be read, in bytes: what Wireshark and libpcap read. The longest packet of `recorder` has 256 KiB.
+pub const LONGEST_BLOCK: usize = 16 << 20;
+
+/// How much memory interfaces and processes may take, about, in bytes: some 800 000 processes. A file that tells of more is
+/// read up to there.
+pub const MOST_RECORDS: usize = 512 << 20;
 
 /// Why a file cannot be read, or not to its end. Offsets are bytes from the beginning of the file, as it is
 /// without compression.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// It is something else.
-    #[error("not a pcapng file: {what}")]
-    NotPcapng {
-        /// What it is, and what to do about it.
-        what: &'static str,
+    #[error("not a capture file: {what}")]
+    NotCapture {
+        /// What it is instead.
+        what: String,
     },
     /// The file ends inside a block. All packets before it have been given.
     #[error(
@@ -90,62 +89,67 @@ pub(super) enum Content {
     Other,
 }
 
-/// Reads one pcapng file from an `R`; needs no buffering around it.
+/// Reads one capture file from an `R`; needs no buffering around it.
 #[derive(Debug)]
 pub struct Reader<R: Read> {
-    blocks: PcapNgReader<Source<R>>,
+    blocks: Blocks<R>,
+    /// The first section header, as [`Self::body`] gives those of later blocks.
+    first_header: Vec<u8>,
     section: SectionInfo,
     interfaces: Vec<Interface>,
+    /// Of each interface.
+    clocks: Vec<Clock>,
     /// The number of the section's first interface in `interfaces`.
     first_of_section: usize,
     owners: Owners,
     /// By interface.
     counts: Vec<Option<InterfaceCounts>>,
     statistics: Option<Statistics>,
-    /// The current block, without its type and lengths.
-    body: Vec<u8>,
     is_at_end: bool,
-    /// The longest block that there is room for, in bytes.
-    longest: usize,
+    /// About how many bytes the interfaces take.
+    size: usize,
+    most_records: usize,
 }
 
 impl<R: Read> Reader<R> {
     /// Begins to read: the section header.
     ///
     /// # Errors
-    /// If this is no pcapng file, or cannot be read.
+    /// If this is no capture file, or cannot be read.
     pub fn new(from: R) -> Result<Self, ReadError> {
-        Self::with_buffer(from, LONGEST_BLOCK)
+        Self::with_limits(from, LONGEST_BLOCK, MOST_RECORDS)
     }
 
     /// As `new`, for blocks of at most `longest` bytes.
+    #[cfg(test)]
     pub(super) fn with_buffer(from: R, longest: usize) -> Result<Self, ReadError> {
-        let mut source = Source::new(from);
-        source.peek(longest).map_err(|source| match source.kind() {
-            io::ErrorKind::UnexpectedEof => ReadError::Truncated { offset: 0 },
-            _ => ReadError::Io { offset: 0, source },
-        })?;
-        if let Some(what) = source.other_format() {
-            return Err(ReadError::NotPcapng { what });
-        }
-        let blocks = PcapNgReader::with_capacity(source, longest).map_err(|error| match error {
-            PcapNgReadError::Io(source) if source.kind() == io::ErrorKind::UnexpectedEof => {
-                ReadError::Truncated { offset: 0 }
+        Self::with_limits(from, longest, MOST_RECORDS)
+    }
+
+    /// As `new`, for blocks of at most `longest` bytes, and with so much memory for records.
+    pub(super) fn with_limits(from: R, longest: usize, most_records: usize) -> Result<Self, ReadError> {
+        let mut blocks = Blocks::new(from, longest)?;
+        let first_header = match blocks.header_of_legacy() {
+            Some(header) => header.to_vec(),
+            None => {
+                blocks.next()?;
+                blocks.body().to_vec()
             }
-            PcapNgReadError::Io(source) => ReadError::Io { offset: 0, source },
-            error => ReadError::Damaged { offset: 0, why: chain(&error) },
-        })?;
+        };
+        let section = section_info(&first_header, blocks.is_big_endian()).map_err(|why| damaged(0, &why))?;
         Ok(Self {
-            section: section_info(blocks.section()),
+            section,
+            first_header,
             blocks,
             interfaces: Vec::new(),
+            clocks: Vec::new(),
             first_of_section: 0,
             owners: Owners::default(),
             counts: Vec::new(),
             statistics: None,
-            body: Vec::new(),
             is_at_end: false,
-            longest,
+            size: 0,
+            most_records,
         })
     }
 
@@ -164,18 +168,21 @@ impl<R: Read> Reader<R> {
     }
 
     /// The packet whose block was read last.
+    #[inline]
     pub(super) fn record(&mut self, header: &Header) -> Record<'_> {
-        let attribution = self.owners.resolve(&header.claim, header.time, header.direction);
+        let body = self.blocks.body();
+        let is_big_endian = self.blocks.is_big_endian();
+        let told = self.owners.told(&body[header.options_at..], is_big_endian, header.time);
         Record {
             packet: Packet {
                 interface: InterfaceId(header.interface as u32),
                 time: header.time,
-                direction: header.direction,
-                reception: header.reception,
+                direction: told.direction,
+                reception: told.reception,
                 original_length: header.original_length,
-                data: &self.body[header.data.clone()],
+                data: &body[header.data.clone()],
             },
-            attribution,
+            attribution: told.attribution,
             interface: &self.interfaces[header.interface],
             processes: self.owners.processes(),
         }
@@ -216,25 +223,26 @@ impl<R: Read> Reader<R> {
 
     /// Bytes of the file understood so far.
     pub fn offset(&self) -> u64 {
-        self.blocks.bytes_parsed()
+        self.blocks.offset()
     }
 
     /// The first section header, as [`Self::body`] gives those of later blocks.
     pub(super) fn first_header(&self) -> &[u8] {
-        self.blocks.get_ref().first_header()
+        &self.first_header
     }
 
     /// The bytes of the current block between its two lengths.
     pub(super) fn body(&self) -> &[u8] {
-        &self.body
+        self.blocks.body()
     }
 
     /// The byte order of the section.
     pub(super) fn is_big_endian(&self) -> bool {
-        self.blocks.section().endianness == Endianness::Big
+        self.blocks.is_big_endian()
     }
 
     /// The next block; `None` after the last one, and after an error.
+    #[inline]
     pub(super) fn next_block(&mut self) -> Result<Option<Block>, ReadError> {
         if self.is_at_end {
             return Ok(None);
@@ -244,76 +252,72 @@ impl<R: Read> Reader<R> {
         block
     }
 
+    #[inline]
     fn read_block(&mut self) -> Result<Option<Block>, ReadError> {
-        let offset = self.blocks.bytes_parsed();
-        let (raw, state) = match self.blocks.next_raw_block() {
-            None => return Ok(None),
-            Some(Ok(block)) => block,
-            Some(Err(error)) => return Err(self.explain(error, offset)),
+        let Some(Place { kind, offset }) = self.blocks.next()? else { return Ok(None) };
+        let is_packet = matches!(kind, block::ENHANCED_PACKET | block::PACKET | block::SIMPLE_PACKET);
+        let content = match is_packet {
+            true => self.packet(kind).map(Content::Packet).map_err(|why| damaged(offset, why))?,
+            false => self.other(kind).map_err(|why| damaged(offset, &why))?,
         };
-        let is_big_endian = state.section().endianness == Endianness::Big;
-        self.body.clear();
-        self.body.extend_from_slice(&raw.body);
-        let (kind, body) = (raw.type_, self.body.as_slice());
-        let content = match kind {
-            block::ENHANCED_PACKET | block::PACKET | block::SIMPLE_PACKET => {
-                let packet = match kind {
-                    block::SIMPLE_PACKET => simple_packet(body, is_big_endian, state),
-                    kind => full_packet(body, is_big_endian, state, kind == block::PACKET),
-                };
-                let mut header = packet.map_err(|why| ReadError::Damaged { offset, why: why.to_owned() })?;
-                header.interface += self.first_of_section;
-                Content::Packet(header)
-            }
-            block::SECTION_HEADER => {
-                self.section = section_info(state.section());
-                self.first_of_section = self.interfaces.len();
-                self.owners.next_section();
-                Content::Other
-            }
-            block::INTERFACE_DESCRIPTION => {
-                self.interfaces.extend(state.interfaces().last().map(interface));
-                Content::Other
-            }
-            block::INTERFACE_STATISTICS => {
-                let first = self.first_of_section;
-                read_statistics(body, is_big_endian, state, first, &mut self.counts, &mut self.statistics);
-                Content::Other
-            }
-            block::DARWIN_PROCESS => {
-                Content::Process(self.owners.darwin_block(process::read_darwin(body, is_big_endian)))
-            }
-            block::CUSTOM => match process::read_custom(body, is_big_endian) {
-                Some(process) => Content::Process(Some(self.owners.custom_block(process))),
-                None => Content::Other,
-            },
-            _ => Content::Other,
-        };
+        if self.size + self.owners.size() > self.most_records {
+            let most = self.most_records >> 20;
+            let why = format!("the processes and interfaces up to it take more than {most} MiB of memory");
+            return Err(damaged(offset, &why));
+        }
         Ok(Some(Block { kind, content }))
     }
 
-    fn explain(&self, error: PcapNgReadError, offset: u64) -> ReadError {
-        match error {
-            PcapNgReadError::Io(source) if source.kind() != io::ErrorKind::UnexpectedEof => {
-                ReadError::Io { offset, source }
+    #[inline]
+    fn packet(&self, kind: u32) -> Result<Header, &'static str> {
+        let (body, is_big_endian) = (self.blocks.body(), self.blocks.is_big_endian());
+        let mut header = match kind {
+            block::SIMPLE_PACKET => {
+                let first = self.interfaces.get(self.first_of_section);
+                simple_packet(body, is_big_endian, first.map(|interface| interface.snap_length))?
             }
-            PcapNgReadError::Io(_) if self.blocks.get_ref().is_at_end => ReadError::Truncated { offset },
-            PcapNgReadError::Io(_) => {
-                let why = format!("it is longer than {} bytes, or its length is wrong", self.longest);
-                ReadError::Damaged { offset, why }
+            _ => {
+                let clocks = &self.clocks[self.first_of_section..];
+                full_packet(body, is_big_endian, clocks, kind == block::PACKET)?
             }
-            error => ReadError::Damaged { offset, why: chain(&error) },
-        }
+        };
+        header.interface += self.first_of_section;
+        Ok(header)
     }
-}
 
-/// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
+    /// A block that is no packet. The error says what is wrong with it.
+    #[cold]
+    fn other(&mut self, kind: u32) -> Result<Content, String> {
+        let (body, is_big_endian) = (self.blocks.body(), self.blocks.is_big_endian());
+        match kind {
+            block::SECTION_HEADER => {
+                self.section = section_info(body, is_big_endian)?;
+                self.first_of_section = self.interfaces.len();
+                self.owners.next_section();
+            }
+            block::INTERFACE_DESCRIPTION => {
+                let (interface, clock) = interface(body, is_big_endian)?;
+                // What of its texts is no UTF-8 becomes three times as long.
+                self.size += 3 * body.len() + size_of::<(Interface, Clock, InterfaceCounts)>();
+                self.interfaces.push(interface);
+                self.clocks.push(clock);
+            }
+            block::INTERFACE_STATISTICS => {
+                let first = self.first_of_section;
+                let clocks = &self.clocks[first..];
+                read_statistics(body, is_big_endian, clocks, first, &mut self.counts, &mut self.statistics);
+            }
+            block::DARWIN_PROCESS => {
+                let process = process::read_darwin(body, is_big_endian);
+                return Ok(Content::Process(self.owners.darwin_block(process)));
+            }
+            block::CUSTOM => {
+                if let Some(process) = process::read_custom(body, is_big_endian) {
+                    return Ok(Content::Process(Some(self.owners.custom_block(process))));
+                }
+            }
+            _ => {}
+        }
+        Ok(Content::Other)
     }
-    text
 }

@@ -1,6 +1,7 @@
 //! The file as a whole: exact bytes, and the way through writer and reader.
 
 mod copying;
+mod legacy;
 mod reading;
 mod writing;
 

@@ -41,7 +41,7 @@ fn a_file_cut_anywhere_gives_all_packets_before_the_cut_and_then_says_where() {
         match error {
             None => assert_eq!(boundary, cut),
             Some(ReadError::Truncated { offset }) => assert_eq!(offset as usize, boundary, "cut at {cut}"),
-            Some(ReadError::NotPcapng { .. }) => assert!(cut < 4),
+            Some(ReadError::NotCapture { .. }) => assert!(cut < 4),
             Some(other) => panic!("cut at {cut}: {other}"),
         }
     }
@@ -75,17 +75,21 @@ fn any_damaged_byte_gives_an_error_or_packets_but_no_panic() {
 }
 
 #[test]
-fn other_formats_are_told_by_name() {
+fn what_is_no_capture_is_told_with_the_reason() {
     for (bytes, word) in [
         (&b""[..], "empty"),
-        (&[0xd4, 0xc3, 0xb2, 0xa1, 2, 0], "pcap file"),
-        (&[0x4d, 0x3c, 0xb2, 0xa1, 2, 0], "pcap file"),
-        (&[0x28, 0xb5, 0x2f, 0xfd, 0, 0], "zstd -d"),
-        (&[0x1f, 0x8b, 8, 0, 0, 0], "gzip -d"),
-        (b"hello world", "section header"),
+        (b"hello world", "neither as pcapng nor as pcap"),
+        (
+            &[0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 1, 0, 0, 0],
+            "pcap version 2.5",
+        ),
+        (
+            &[0xa1, 0xb2, 0xc3, 0xd4, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 9, 0, 0],
+            "link type 589824",
+        ),
     ] {
         let error = Reader::new(bytes).unwrap_err();
-        assert!(matches!(error, ReadError::NotPcapng { .. }), "{error}");
+        assert!(matches!(error, ReadError::NotCapture { .. }), "{error}");
         assert!(error.to_string().contains(word), "{error}");
     }
 }
@@ -189,4 +193,142 @@ fn a_slow_source_gives_the_same_packets() {
         packets += 1;
     }
     assert_eq!(packets, 3);
+}
+
+/// A block, little-endian.
+fn raw_block(kind: u32, body: &[u8]) -> Vec<u8> {
+    let length = (body.len() as u32 + 12).to_le_bytes();
+    [&kind.to_le_bytes()[..], &length, body, &length].concat()
+}
+
+fn section() -> Vec<u8> {
+    raw_block(block::SECTION_HEADER, &crate::pcapng::legacy::SECTION_HEADER)
+}
+
+/// The body of an interface block with these options, each padded.
+fn described(options: &[u8]) -> Vec<u8> {
+    [&[1, 0, 0, 0, 0, 0, 0, 0][..], options].concat()
+}
+
+/// A packet without bytes, with this time stamp and these options.
+fn raw_packet(interface: u32, stamp: u64, options: &[u8]) -> Vec<u8> {
+    let mut body = interface.to_le_bytes().to_vec();
+    body.extend(encode::high_low(stamp));
+    body.extend([0; 8]);
+    body.extend(options);
+    raw_block(block::ENHANCED_PACKET, &body)
+}
+
+fn comment(text: &str) -> Vec<u8> {
+    let mut options = Vec::new();
+    encode::text_option(&mut options, 1, text);
+    options
+}
+
+#[test]
+fn each_interface_counts_time_in_its_own_way_and_each_section_begins_anew() {
+    let [milli, pico, binary] = [3, 12, 0x80 | 20].map(|value| described(&[9, 0, 1, 0, value, 0, 0, 0]));
+    let late = described(&[14, 0, 8, 0, 100, 0, 0, 0, 0, 0, 0, 0]);
+    let file = [
+        section(),
+        raw_block(1, &milli),
+        raw_block(1, &pico),
+        raw_packet(0, 5, &[]),
+        raw_packet(1, 7_000_000, &[]),
+        section(),
+        raw_block(1, &binary),
+        raw_block(1, &late),
+        raw_packet(0, 3 << 19, &[]),
+        raw_packet(1, 9, &[]),
+    ]
+    .concat();
+    let (packets, reader) = read_all(&file);
+    let seen: Vec<(u32, u64)> = packets.iter().map(|packet| (packet.interface, packet.time)).collect();
+    assert_eq!(seen, [(0, 5_000_000), (1, 7_000), (2, 1_500_000_000), (3, 100_000_009_000)]);
+    assert_eq!(reader.interfaces().len(), 4);
+}
+
+#[test]
+fn an_option_of_an_interface_with_a_wrong_length_is_an_error_that_names_it() {
+    for (options, word) in [
+        (&[6, 0, 1, 0, 2, 0, 0, 0][..], "the option if_MACaddr of its interface has length 1, not 6"),
+        (&[9, 0, 2, 0, 9, 9, 0, 0], "the option if_tsresol of its interface has length 2, not 1"),
+        (&[2, 0, 200, 0, b'e'], "an option of its interface is longer than the block"),
+    ] {
+        let options = [options, &[0; 3][..encode::padding(options.len())]].concat();
+        let file = [section(), raw_block(1, &described(&options))].concat();
+        let error = Reader::new(file.as_slice()).unwrap().next_packet().unwrap_err().to_string();
+        assert!(error.starts_with(&format!("the block at byte 28 is damaged: {word}")), "{error}");
+    }
+}
+
+#[test]
+fn the_comments_of_other_programs_name_processes_which_their_packets_share() {
+    let ptcpdump = [comment("PID: 42\nCmd: /usr/bin/curl\nArgs: curl x"), comment("UserId: 7")].concat();
+    let out = [&[2, 0, 4, 0, 2, 0, 0, 0][..], &ptcpdump].concat();
+    let inward = [&[2, 0, 4, 0, 1, 0, 0, 0][..], &ptcpdump].concat();
+    let windows = [&[8, 0, 8, 0, 4, 0, 0, 0, 88, 0, 0, 0][..], &comment("PID=4 TID=88")].concat();
+    let rustnet = comment("rustnet process=nginx pid=99 ppid=1 uid=0 attr=ebpf direction=incoming");
+    let ours = [comment("dig[5]"), ptcpdump.clone()].concat();
+    let mut file = [section(), raw_block(1, &described(&[]))].concat();
+    for options in [&out, &inward, &windows, &rustnet, &ours] {
+        file.extend(raw_packet(0, 1, options));
+    }
+    let (packets, reader) = read_all(&file);
+    let named = |end: &Option<(Process, u32)>| {
+        end.as_ref().map(|(process, tid)| {
+            (String::from_utf8(process.name.clone()).unwrap(), process.pid, process.uid, *tid)
+        })
+    };
+    let curl = Some(("curl".to_owned(), 42, Some(7), 0));
+    assert_eq!((named(&packets[0].sender), named(&packets[0].receiver)), (curl.clone(), None));
+    assert_eq!((named(&packets[1].sender), named(&packets[1].receiver)), (None, curl));
+    assert_eq!(named(&packets[2].sender), Some((String::new(), 4, None, 88)));
+    assert_eq!(named(&packets[3].receiver), Some(("nginx".to_owned(), 99, Some(0), 0)));
+    assert_eq!(named(&packets[4].sender), Some(("dig".to_owned(), 5, None, 0)), "what we wrote counts more");
+    assert_eq!(reader.processes().len(), 4);
+}
+
+#[test]
+fn the_same_options_say_something_else_behind_a_record_that_changes_it() {
+    let options = [&[8, 0, 8, 0, 4, 0, 0, 0, 0, 0, 0, 0][..]].concat();
+    let mut record = Vec::new();
+    process::custom_block(&mut record, &Process { start: None, ..process(4, "named") });
+    let file = [
+        section(),
+        raw_block(1, &described(&[])),
+        raw_packet(0, 1, &options),
+        raw_packet(0, 2, &options),
+        record,
+        raw_packet(0, 3, &options),
+        section(),
+        raw_block(1, &described(&[])),
+        raw_packet(0, 4, &options),
+    ]
+    .concat();
+    let (packets, reader) = read_all(&file);
+    assert_eq!(packets.len(), 4);
+    let names = packets.iter().map(|packet| packet.sender.as_ref().unwrap().0.name.clone());
+    assert_eq!(names.collect::<Vec<_>>(), [&b""[..], b"", b"named", b"named"]);
+    assert_eq!(reader.processes().len(), 1, "the record tells of the process that the packets told of");
+}
+
+#[test]
+fn a_file_that_tells_of_more_than_there_is_room_for_is_read_up_to_there() {
+    const ROOM: usize = 1 << 20;
+    let mut file = [section(), raw_block(1, &described(&[]))].concat();
+    for pid in 1..10_000_u32 {
+        let ids = [&[8, 0, 8, 0][..], &pid.to_le_bytes(), &[0; 4]].concat();
+        file.extend(raw_packet(0, 1, &ids));
+    }
+    let mut reader = Reader::with_limits(file.as_slice(), SMALL, ROOM).unwrap();
+    let mut packets = 0;
+    let error = loop {
+        match reader.next_packet() {
+            Ok(record) => packets += usize::from(record.is_some()),
+            Err(error) => break error.to_string(),
+        }
+    };
+    assert!((1000..5000).contains(&packets), "{packets}");
+    assert!(error.contains("take more than 1 MiB of memory; everything before it is good"), "{error}");
 }
