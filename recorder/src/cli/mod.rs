@@ -1,5 +1,6 @@
 //! The commands: arguments in, text and exit codes out.
 
+pub mod color;
 pub mod doctor;
 pub mod extcap;
 pub mod filter;

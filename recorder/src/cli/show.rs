@@ -1,27 +1,33 @@
 //! `recorder show FILE`: one line per packet, with its processes.
 
+mod json;
+mod line;
+
 use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use serde::Serialize;
-
+use self::line::Line;
+use super::color::Color;
 use super::selection::{AFTER_HELP, SelectionArgs};
-use super::{Error, ignore_broken_pipe, late, open_selected, text};
-use crate::decode::{self, Decoded, Transport};
-use crate::model::{Attribution, Direction, Owner, ProcessTable};
-use crate::pcapng::Record;
-use crate::pcapng::annotation::{escape_name, escape_text};
+use super::{Error, ignore_broken_pipe, late, open_selected};
+use crate::source::PacketFilter;
 
 /// Arguments of `recorder show`.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct ShowArgs {
-    /// The recording; `-` is standard input
+    /// The recording or other capture file, compressed or not; `-` is standard input
     pub file: PathBuf,
     /// Print one JSON object a line (docs/FORMAT.md)
     #[arg(long)]
     pub json: bool,
+    /// Print only packets that this libpcap filter lets through; see pcap-filter(7)
+    #[arg(short, long, value_name = "EXPR")]
+    pub filter: Option<String>,
+    /// When to print in colour; `auto` is on a terminal, unless NO_COLOR is set
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t)]
+    pub color: Color,
     /// Whose packets to print.
     #[command(flatten)]
     pub selection: SelectionArgs,
@@ -30,10 +36,13 @@ pub struct ShowArgs {
 /// Prints the packets of a recording. When `out` is a pipe that its reader closes, it stops without an error.
 ///
 /// # Errors
-/// If the file cannot be read to its end (all packets before that have been printed), or `out` not written.
+/// If the packet filter makes no sense, the file cannot be read to its end (all packets before that have been printed), or `out`
+/// not written.
 pub fn run(args: &ShowArgs, out: &mut dyn Write) -> Result<ExitCode, Error> {
+    let mut packets = args.filter.as_deref().map(PacketFilter::new).transpose()?;
     let (mut reader, mut selected) = open_selected(&args.file, &args.selection)?;
     let mut out = BufWriter::with_capacity(1 << 16, out);
+    let mut line = Line::new(args.color.is_wanted());
     let mut number = 0_u64;
     let failure = loop {
         let record = match reader.next_packet() {
@@ -42,10 +51,15 @@ pub fn run(args: &ShowArgs, out: &mut dyn Write) -> Result<ExitCode, Error> {
             Err(source) => break Some(Error::Read { path: args.file.clone(), source }),
         };
         number += 1;
-        if selected.as_mut().is_some_and(|filter| !filter.keeps(&record.attribution, record.processes)) {
+        if packets.as_mut().is_some_and(|filter| !filter.passes(&record.packet, record.interface.link_type))
+            || selected.as_mut().is_some_and(|filter| !filter.keeps(&record.attribution, record.processes))
+        {
             continue;
         }
-        let printed = if args.json { json(&mut out, number, &record) } else { line(&mut out, &record) };
+        let printed = match args.json {
+            true => json::print(&mut out, number, &record),
+            false => out.write_all(line.of(&record)),
+        };
         if let Err(error) = printed {
             // What is still in the buffer cannot be written either.
             let _ = out.into_parts();
@@ -55,179 +69,13 @@ pub fn run(args: &ShowArgs, out: &mut dyn Write) -> Result<ExitCode, Error> {
     ignore_broken_pipe(out.flush())?;
     // The buffer is empty, or the pipe is closed: nothing may be written when it goes out of scope.
     let _ = out.into_parts();
+    for note in packets.iter().flat_map(PacketFilter::notes) {
+        // Nobody can be told that standard error is closed.
+        let _ = writeln!(io::stderr(), "recorder: {note}");
+    }
     failure.map_or(Ok(()), Err)?;
     late(&args.file, selected.map_or(0, |filter| filter.misjudged(reader.processes())))?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// `2026-11-21 01:22:47.123456789 eth0 Out TCP 10.0.0.1:40000 -> 10.0.0.2:443 [S] length 74  curl[4242]`
-fn line(out: &mut impl Write, record: &Record<'_>) -> io::Result<()> {
-    let packet = &record.packet;
-    let decoded = decode::packet(record.interface.link_type, packet.data);
-    write!(
-        out,
-        "{} {} {} {}",
-        text::local_time(packet.time),
-        text::safe(&record.interface.name),
-        text::direction(packet.direction),
-        text::protocol(&decoded),
-    )?;
-    if let Decoded::Ip(ip) = &decoded {
-        write!(out, " {} -> {}", text::endpoint(ip, ip.flow.local), text::endpoint(ip, ip.flow.remote))?;
-        let transport = text::transport(ip);
-        if !transport.is_empty() {
-            write!(out, " {transport}")?;
-        }
-    }
-    write!(out, " length {}", packet.original_length)?;
-    if (packet.data.len() as u64) < u64::from(packet.original_length) {
-        write!(out, " (captured {})", packet.data.len())?;
-    }
-    writeln!(out, "  {}", text::owners(&record.attribution, record.processes))
-}
-
-/// One packet as `--json` prints it. docs/FORMAT.md describes it; keys are only ever added.
-#[derive(Serialize)]
-struct PacketJson<'a> {
-    frame: u64,
-    time_ns: u64,
-    interface: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    direction: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reception: Option<&'static str>,
-    length: u32,
-    captured: usize,
-    protocol: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    source: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    source_port: Option<u16>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    destination: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    destination_port: Option<u16>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tcp_flags: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    payload_length: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    icmp_type: Option<u8>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    icmp_code: Option<u8>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    echo_id: Option<u16>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    fragment_offset: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    sender: Option<OwnerJson>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    receiver: Option<OwnerJson>,
-}
-
-/// One end of a packet.
-#[derive(Serialize)]
-struct OwnerJson {
-    pid: u32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tid: Option<u32>,
-    name: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    path: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    uid: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cgroup: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    container: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    unit: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cmdline: Option<Vec<String>>,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    cmdline_cut: bool,
-}
-
-impl OwnerJson {
-    fn of(owner: Option<Owner>, processes: &ProcessTable) -> Option<Self> {
-        let owner = owner?;
-        let process = processes.get(owner.process)?;
-        let line = process.command_line.as_ref();
-        Some(Self {
-            pid: process.pid,
-            tid: (owner.tid != 0).then_some(owner.tid),
-            name: escape_name(&process.name),
-            path: process.path.as_ref().map(|path| escape_text(path)),
-            uid: process.uid,
-            cgroup: process.cgroup.clone(),
-            container: process.container.clone(),
-            unit: process.unit.clone(),
-            cmdline: line.map(|line| line.arguments().map(escape_text).collect()),
-            cmdline_cut: line.is_some_and(|line| line.is_cut),
-        })
-    }
-}
-
-fn json(out: &mut impl Write, frame: u64, record: &Record<'_>) -> io::Result<()> {
-    let packet = &record.packet;
-    let decoded = decode::packet(record.interface.link_type, packet.data);
-    let (sender, receiver) = match record.attribution {
-        Attribution::Known { sender, receiver, .. } => (sender, receiver),
-        Attribution::Unknown(_) => (None, None),
-    };
-    let mut object = PacketJson {
-        frame,
-        time_ns: packet.time.as_ns(),
-        interface: &record.interface.name,
-        direction: match packet.direction {
-            Direction::Unknown => None,
-            Direction::Inbound => Some("in"),
-            Direction::Outbound => Some("out"),
-        },
-        reception: text::reception(packet.reception),
-        length: packet.original_length,
-        captured: packet.data.len(),
-        protocol: text::protocol(&decoded),
-        source: None,
-        source_port: None,
-        destination: None,
-        destination_port: None,
-        tcp_flags: None,
-        payload_length: None,
-        icmp_type: None,
-        icmp_code: None,
-        echo_id: None,
-        fragment_offset: None,
-        sender: OwnerJson::of(sender, record.processes),
-        receiver: OwnerJson::of(receiver, record.processes),
-    };
-    object.add_headers(&decoded);
-    serde_json::to_writer(&mut *out, &object)?;
-    out.write_all(b"\n")
-}
-
-impl PacketJson<'_> {
-    fn add_headers(&mut self, decoded: &Decoded) {
-        let Decoded::Ip(ip) = decoded else { return };
-        let ports = text::has_ports(ip).then_some((ip.flow.local.port, ip.flow.remote.port));
-        self.source = Some(ip.flow.local.ip().to_string());
-        self.destination = Some(ip.flow.remote.ip().to_string());
-        self.source_port = ports.map(|(source, _)| source);
-        self.destination_port = ports.map(|(_, destination)| destination);
-        self.fragment_offset = ip.fragment.map(|fragment| fragment.offset);
-        match ip.transport {
-            Transport::Tcp { flags, payload_length } => {
-                self.tcp_flags = Some(text::tcp_flags(flags));
-                self.payload_length = Some(payload_length);
-            }
-            Transport::Icmp { kind, code, echo } => {
-                self.icmp_type = Some(kind);
-                self.icmp_code = Some(code);
-                self.echo_id = echo.then_some(ip.flow.local.port);
-            }
-            Transport::Udp | Transport::Other => {}
-        }
-    }
 }
 
 #[cfg(test)]
@@ -296,7 +144,13 @@ pub(super) mod tests {
     }
 
     fn args(file: &Path, json: bool) -> ShowArgs {
-        ShowArgs { file: file.into(), json, selection: SelectionArgs::default() }
+        ShowArgs {
+            file: file.into(),
+            json,
+            filter: None,
+            color: Color::Never,
+            selection: SelectionArgs::default(),
+        }
     }
 
     fn show(file: &[u8], json: bool) -> (String, Result<ExitCode, Error>) {
@@ -345,6 +199,36 @@ pub(super) mod tests {
         assert_eq!(objects[1]["reception"], "unicast");
         assert_eq!(objects[1]["receiver"]["tid"], 4243);
         assert_eq!(objects[2].get("sender"), None);
+    }
+
+    #[test]
+    fn a_packet_filter_leaves_the_numbers_of_packets_as_they_are() {
+        let path = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(path.path(), recording()).unwrap();
+        let show = |filter: &str, json| {
+            let args = ShowArgs { filter: Some(filter.to_owned()), ..args(path.path(), json) };
+            let mut out = Vec::new();
+            run(&args, &mut out).map(|_| String::from_utf8(out).unwrap())
+        };
+        assert_eq!(show("tcp port 443", false).unwrap().lines().count(), 2);
+        let one = show("greater 150 and tcp", true).unwrap();
+        assert!(one.starts_with("{\"frame\":2,") && one.lines().count() == 1, "{one}");
+        assert_eq!(show("udp", false).unwrap(), "");
+        assert_eq!(show("tcp prt 1", false).unwrap_err().exit_code(), 2);
+    }
+
+    #[test]
+    fn colour_stands_around_the_words_and_nowhere_else() {
+        let path = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(path.path(), recording()).unwrap();
+        let mut out = Vec::new();
+        run(&ShowArgs { color: Color::Always, ..args(path.path(), false) }, &mut out).unwrap();
+        let mut colored = String::from_utf8(out).unwrap();
+        assert!(colored.contains("\x1b[1;32mcurl[4242] > nginx[99]\x1b[0m\n"), "{colored:?}");
+        for code in ["2", "36", "33", "1", "1;32", "0"] {
+            colored = colored.replace(&format!("\x1b[{code}m"), "");
+        }
+        assert_eq!(colored, show(&recording(), false).0);
     }
 
     #[test]
