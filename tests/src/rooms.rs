@@ -26,9 +26,10 @@ const MAY_IMPORT: [(&str, &[&str]); 10] = [
 ];
 
 /// Where an outside package may be used: a room, or a folder in one. A package that is not here is not used at all.
-const PACKAGES: [(&str, &[&str]); 28] = [
+const PACKAGES: &[(&str, &[&str])] = &[
     ("recorder_shared", &["model", "attribution"]), // the words of the kernel side are heard in attribution
     ("etherparse", &["decode"]),
+    ("simple_dns", &["decode"]), // the names in DNS answers
     ("libc", &["source/linux", "attribution/linux", "sandbox", "pipeline"]), // system calls; pipeline: clocks
     // the same, safe where it can be; output: FIFOs
     ("rustix", &["source/linux", "attribution/linux", "sandbox", "pipeline", "output"]),
@@ -53,6 +54,7 @@ const PACKAGES: [(&str, &[&str]); 28] = [
     ("clap_mangen", &["cli"]),
     ("chrono", &["cli", "output"]), // output: the time in the names of files
     ("indicatif", &["cli"]),
+    ("terminal_size", &["cli"]),   // the width of a table
     ("nix", &["cli"]),             // the names of users
     ("serde", &["cli", "pcapng"]), // JSON on the screen, and in process records
     ("serde_json", &["cli", "pcapng"]),
@@ -122,7 +124,7 @@ pub fn broken_packages(source: &Source) -> Vec<String> {
     let inside = if inside == "main.rs" { "cli/main.rs" } else { inside };
     let code = code(&source.text);
     let mut broken = Vec::new();
-    for (package, homes) in PACKAGES {
+    for &(package, homes) in PACKAGES {
         let at_home =
             homes.iter().any(|home| inside.starts_with(&format!("{home}/")) || is_file_of(inside, home));
         let Some(line) = line_of_package(&code, package) else { continue };

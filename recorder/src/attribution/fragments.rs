@@ -50,7 +50,7 @@ impl Fragments {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decode::Transport;
+    use crate::decode::{Span, Transport};
     use crate::model::Endpoint;
 
     fn fragment_of(identification: u32, offset: u32, port: u16) -> (IpPacket, FragmentInfo) {
@@ -63,6 +63,7 @@ mod tests {
             fragment: Some(fragment),
             ip_length: 0,
             truncated: false,
+            span: Span::default(),
         };
         (packet, fragment)
     }

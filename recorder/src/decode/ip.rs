@@ -5,7 +5,7 @@ use etherparse::{
     Ipv6RawExtHeaderSlice,
 };
 
-use super::{Decoded, FragmentInfo, IpPacket, TcpFlags, Transport, u16_at};
+use super::{Decoded, FragmentInfo, IpPacket, Span, TcpFlags, Transport, u16_at};
 use crate::model::{Endpoint, Flow, Protocol};
 
 /// An IPv4 packet; `data` begins with its header.
@@ -37,14 +37,7 @@ pub(super) fn v4(data: &[u8]) -> Decoded {
     if payload.protocol == IpNumber::AUTHENTICATION_HEADER && offset == 0 {
         payload.skip_authentication();
     }
-    finish(
-        payload,
-        mapped(header.source()),
-        mapped(header.destination()),
-        fragment,
-        ip_length,
-        data.len() < ip_length,
-    )
+    finish(payload, mapped(header.source()), mapped(header.destination()), fragment, ip_length, data.len())
 }
 
 /// An IPv6 packet; `data` begins with its fixed header.
@@ -65,7 +58,7 @@ pub(super) fn v6(data: &[u8]) -> Decoded {
         length: ip_length - header_length,
     };
     let fragment = payload.skip_extensions();
-    finish(payload, header.source(), header.destination(), fragment, ip_length, data.len() < ip_length)
+    finish(payload, header.source(), header.destination(), fragment, ip_length, data.len())
 }
 
 /// What follows the headers read so far.
@@ -182,6 +175,7 @@ impl Payload<'_> {
     }
 }
 
+/// `captured` is how many bytes there are from the IP header on, `ip_length` how many there should be.
 #[inline]
 fn finish(
     payload: Payload<'_>,
@@ -189,8 +183,10 @@ fn finish(
     destination: [u8; 16],
     fragment: Option<FragmentInfo>,
     ip_length: usize,
-    truncated: bool,
+    captured: usize,
 ) -> Decoded {
+    // What the IP header counts of it, and what stands behind that: the padding of a short Ethernet frame.
+    let padding = captured.saturating_sub(ip_length);
     let (source_port, destination_port, transport) = match fragment {
         Some(FragmentInfo { offset: 1.., .. }) => (0, 0, Transport::Other),
         _ => payload.transport(),
@@ -204,7 +200,11 @@ fn finish(
         transport,
         fragment,
         ip_length: ip_length as u32,
-        truncated,
+        truncated: captured < ip_length,
+        span: Span {
+            from_end: (payload.captured.len() + padding) as u32,
+            length: payload.captured.len() as u32,
+        },
     })
 }
 

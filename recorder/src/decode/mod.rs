@@ -20,14 +20,18 @@
 //!   as the port of both ends; everything else has port 0.
 //! - **Cut packets.** What was cut away is not guessed: no ports is port 0, no flags is [`Transport::Other`].
 
+mod dns;
 mod ip;
 mod plain;
+mod tcp;
 
 use etherparse::{EtherType, Ethernet2HeaderSlice, SingleVlanHeaderSlice};
 
 use crate::model::{Flow, LinkType};
 
+pub use dns::{Named, answers};
 pub use plain::{Plain, plain};
+pub use tcp::{Segment, segment};
 
 /// What the headers of a packet tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +56,26 @@ pub struct IpPacket {
     pub ip_length: u32,
     /// Whether the capture ends before the IP packet does.
     pub truncated: bool,
+    /// Where in the packet the transport header and what follows it stand.
+    pub span: Span,
+}
+
+/// Where the transport header and its payload stand in a packet, as far as they were captured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Span {
+    /// Where they begin, in bytes before the end of the packet.
+    from_end: u32,
+    /// How many bytes they have, without the padding behind the IP packet.
+    length: u32,
+}
+
+impl Span {
+    /// Those bytes of `data`, which is the packet that was decoded.
+    pub fn of(self, data: &[u8]) -> &[u8] {
+        let begin = data.len().saturating_sub(self.from_end as usize);
+        let bytes = data.get(begin..).unwrap_or_default();
+        bytes.get(..self.length as usize).unwrap_or(bytes)
+    }
 }
 
 /// What the transport header tells besides the ports.

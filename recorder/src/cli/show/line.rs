@@ -282,7 +282,7 @@ mod tests {
     use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
     use super::*;
-    use crate::decode::FragmentInfo;
+    use crate::decode::{FragmentInfo, Span};
     use crate::model::{Flow, Found, ProcessIndex, Protocol};
 
     fn spelled(spell: impl FnOnce(&mut Vec<u8>)) -> String {
@@ -340,6 +340,7 @@ mod tests {
             fragment: Some(FragmentInfo { identification: 1, offset: 1480, more: false }),
             ip_length: 100,
             truncated: false,
+            span: Span::default(),
         };
         let mut line = Line::new(false);
         line.ends(&packet);
