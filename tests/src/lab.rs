@@ -32,7 +32,18 @@ pub const ODD_NAMES: [&[u8]; 12] = [
 /// Whether this machine can run the test: root, and these tools. If not, says so and why; in CI (CI=true) panics, for
 /// there nothing may be skipped.
 pub fn machine_allows(tools: &[&str]) -> bool {
-    let Some(reason) = reason_to_skip(tools) else { return true };
+    let no_root = (!sys::is_root()).then(|| "it needs root".to_owned());
+    goes_on(no_root.or_else(|| missing(tools)))
+}
+
+/// The same for a test that does not need root.
+pub fn machine_has(tools: &[&str]) -> bool {
+    goes_on(missing(tools))
+}
+
+/// Whether there is no reason to skip the test.
+fn goes_on(reason: Option<String>) -> bool {
+    let Some(reason) = reason else { return true };
     assert!(!in_ci(), "in CI nothing is skipped, but {reason}");
     say(&format!("skipped: {}: {reason}", test_name()));
     false
@@ -43,10 +54,7 @@ pub fn in_ci() -> bool {
     std::env::var("CI").as_deref() == Ok("true")
 }
 
-fn reason_to_skip(tools: &[&str]) -> Option<String> {
-    if !sys::is_root() {
-        return Some("it needs root".into());
-    }
+fn missing(tools: &[&str]) -> Option<String> {
     let missing: Vec<&str> = tools.iter().copied().filter(|tool| !has_tool(tool)).collect();
     (!missing.is_empty()).then(|| format!("{} not installed; run tests/install-deps", missing.join(", ")))
 }

@@ -7,6 +7,8 @@
 
 pub mod apt;
 pub mod blocks;
+pub mod browser;
+pub mod capture;
 pub mod cgroup;
 pub mod document;
 pub mod judge;

@@ -76,7 +76,7 @@ pub fn run(args: &FilterArgs) -> Result<ExitCode, Error> {
 }
 
 /// A copy that replaced its original would leave nothing if it failed.
-fn refuse_to_replace(file: &Path, copy: &Path) -> Result<(), CreateError> {
+pub(super) fn refuse_to_replace(file: &Path, copy: &Path) -> Result<(), CreateError> {
     match (file.canonicalize(), copy.canonicalize()) {
         (Ok(file), Ok(copy)) if file == copy => Err(CreateError {
             path: copy,

@@ -45,7 +45,7 @@ pub enum Command {
     Record(Box<record::RecordArgs>),
     /// Print the packets of a recording with their processes, one line each
     Show(show::ShowArgs),
-    /// Print packets and bytes by process, user, unit or container, and how complete the attribution is
+    /// Print packets and bytes by process, user, unit, container or connection, and how complete the attribution is
     Summary(summary::SummaryArgs),
     /// Copy a recording with the packets of some processes only, or what a libpcap filter lets through
     Filter(filter::FilterArgs),
@@ -74,7 +74,7 @@ pub fn run(cli: Cli) -> ExitCode {
             return record::run(*args);
         }
         Command::Show(args) => show::run(&args, &mut out),
-        Command::Summary(args) => summary::run(&args, &mut out),
+        Command::Summary(args) => summary::run(&args, &mut out, terminal_width()),
         Command::Filter(args) => {
             drop(out);
             filter::run(&args)
@@ -205,6 +205,12 @@ fn open_selected(
 /// Whether all processes of a file were judged by what the file tells of them in the end.
 fn late(path: &Path, processes: usize) -> Result<(), Error> {
     if processes == 0 { Ok(()) } else { Err(Error::Late { path: path.to_owned(), processes }) }
+}
+
+/// How many columns the terminal has that standard output is; none if it is something else.
+fn terminal_width() -> Option<usize> {
+    terminal_size::terminal_size_of(io::stdout())
+        .map(|(terminal_size::Width(columns), _)| usize::from(columns))
 }
 
 /// Lets a broken pipe pass: whoever read our output has seen enough.

@@ -1,22 +1,39 @@
-//! `recorder summary FILE`: who sent and received how much, and how complete the attribution is.
+//! `recorder summary FILE`: who sent and received how much, from and to whom, and how complete the attribution is.
 
+mod connections;
+mod html;
+mod json;
+mod names;
+mod rows;
+mod table;
+mod tcp;
+mod timeline;
 mod totals;
 
-use std::collections::HashMap;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use nix::unistd::{Uid, User};
-use serde::Serialize;
 
-use self::totals::{Row, Totals, Volume};
+use self::connections::TcpCounts;
+use self::html::Page;
+use self::rows::{ConnectionRow, Row};
+use self::table::Column;
+use self::tcp::{End, Start};
+use self::totals::{Limits, Totals, Volume};
 use super::selection::{AFTER_HELP, SelectionArgs};
 use super::{Error, ignore_broken_pipe, late, open_selected, text};
 use crate::model::{AttributionCounts, RealTime, Reason, Statistics};
 use crate::selection::ProcessFilter;
 
-pub use self::totals::By;
+pub use self::rows::By;
+
+/// So many peers stand in a row of the table.
+const PEERS_IN_ROW: usize = 3;
+
+/// Two IPv4 addresses with their ports are hardly longer.
+const MOST_OF_A_CONNECTION: usize = 44;
 
 /// Arguments of `recorder summary`.
 #[derive(Clone, Debug, clap::Args)]
@@ -24,24 +41,32 @@ pub use self::totals::By;
 pub struct SummaryArgs {
     /// The recording; `-` is standard input
     pub file: PathBuf,
-    /// Put processes together that have this in common
-    #[arg(long, value_enum, default_value_t = By::Pid)]
+    /// What a row stands for: processes that have this in common, or a connection
+    #[arg(long, value_enum, default_value_t = By::Process)]
     pub by: By,
     /// Print one JSON object (docs/FORMAT.md)
     #[arg(long)]
     pub json: bool,
+    /// Write a page for a browser instead, which needs nothing but itself; `-` is standard output
+    #[arg(long, value_name = "PAGE", conflicts_with_all = ["json", "by"])]
+    pub html: Option<PathBuf>,
+    /// Replace PAGE if it is there
+    #[arg(long, requires = "html")]
+    pub force: bool,
     /// Whose packets to sum up.
     #[command(flatten)]
     pub selection: SelectionArgs,
 }
 
-/// Prints what each process, or group of processes, sent and received, then how complete that is.
+/// Prints what each process, or group of processes, sent and received, then how complete that is; or makes a page of it. The table
+/// has at most `width` columns, if there is such a limit.
 ///
 /// # Errors
-/// If the file cannot be read to its end (what was read is summed up all the same), or `out` not written.
-pub fn run(args: &SummaryArgs, out: &mut dyn Write) -> Result<ExitCode, Error> {
+/// If the file cannot be read to its end (what was read is summed up all the same), or `out` or the page not written.
+pub fn run(args: &SummaryArgs, out: &mut dyn Write, width: Option<usize>) -> Result<ExitCode, Error> {
     let (mut reader, mut selected) = open_selected(&args.file, &args.selection)?;
-    let (mut totals, mut left_out) = (Totals::default(), Volume::default());
+    let page = args.html.as_deref().map(|path| Page::create(path, &args.file, args.force)).transpose()?;
+    let (mut totals, mut left_out) = (Totals::new(Limits::default(), page.is_some()), Volume::default());
     let failure = loop {
         match reader.next_packet() {
             Ok(Some(record)) => {
@@ -56,10 +81,18 @@ pub fn run(args: &SummaryArgs, out: &mut dyn Write) -> Result<ExitCode, Error> {
             Err(source) => break Some(Error::Read { path: args.file.clone(), source }),
         }
     };
-    let rows = totals.rows(args.by, reader.processes(), user_name);
+    let by = args.by;
+    let rows = match by {
+        By::Connection => Rows::Connections(rows::connections(&totals, reader.processes())),
+        by => Rows::Groups(rows::groups(&totals, by, reader.processes(), &user_name)),
+    };
     let left_out = selected.is_some().then_some(left_out);
-    let summary = Summary { by: args.by, totals, left_out, rows, statistics: reader.statistics() };
-    let printed = if args.json { json(out, &summary) } else { human(out, &summary) };
+    let summary = Summary { by, totals, left_out, rows, statistics: reader.statistics() };
+    let printed = match page {
+        Some(page) => page.write(&summary, reader.processes(), &user_name, failure.as_ref()),
+        None if args.json => json::print(out, &summary),
+        None => human(out, &summary, width),
+    };
     ignore_broken_pipe(printed.and_then(|()| out.flush()))?;
     failure.map_or(Ok(()), Err)?;
     late(&args.file, selected.map_or(0, |filter| filter.misjudged(reader.processes())))?;
@@ -77,17 +110,40 @@ struct Summary {
     totals: Totals,
     /// What is in the file and was not asked for; nothing if all was.
     left_out: Option<Volume>,
-    rows: Vec<Row>,
+    rows: Rows,
     statistics: Option<Statistics>,
 }
 
-fn human(out: &mut dyn Write, summary: &Summary) -> io::Result<()> {
+/// What stands in the table.
+enum Rows {
+    Groups(Vec<Row>),
+    Connections(Vec<ConnectionRow>),
+}
+
+fn human(out: &mut dyn Write, summary: &Summary, width: Option<usize>) -> io::Result<()> {
     let Summary { by, totals, left_out, rows, statistics } = summary;
-    out.write_all(text::table(&cells(*by, rows), 4).as_bytes())?;
+    let clock = Clock::of(totals);
+    let columns = match rows {
+        Rows::Groups(rows) => group_columns(*by, rows, &clock),
+        Rows::Connections(rows) => connection_columns(rows, &clock),
+    };
+    let (table, without) = table::fit(columns, width);
+    out.write_all(table.as_bytes())?;
+    if !without.is_empty() {
+        writeln!(out, "left out, for the terminal is too narrow (--json has all): {}", without.join(", "))?;
+    }
     writeln!(out)?;
 
     let (attributed, all) = (totals.attributed(), totals.all);
     writeln!(out, "{} packets, {} bytes", all.packets, all.bytes)?;
+    if let Some((first, last)) = totals.times {
+        writeln!(out, "captured: {} to {}", milliseconds(first), milliseconds(last))?;
+    }
+    let tcp = totals.connections.tcp_counts();
+    if tcp.connections > 0 {
+        writeln!(out, "{}; {} segments sent again", told(&tcp), totals.connections.sent_again())?;
+    }
+    beyond(out, totals)?;
     writeln!(out, "attributed: {attributed} packets{}", share(attributed, all.packets))?;
     let nobody = totals.nobody;
     writeln!(out, "without a process: {} packets, {} bytes", nobody.packets, nobody.bytes)?;
@@ -108,32 +164,173 @@ fn human(out: &mut dyn Write, summary: &Summary) -> io::Result<()> {
     }
 }
 
-/// The table, with its heading.
-fn cells(by: By, rows: &[Row]) -> Vec<Vec<String>> {
-    let (what, counts_processes) = match by {
-        By::Pid => ("PROCESS", false),
-        By::Name => ("NAME", true),
-        By::User => ("USER", true),
-        By::Unit => ("UNIT", true),
-        By::Container => ("CONTAINER", true),
+/// How the times of the rows are written: without the date, if all are of one day.
+struct Clock {
+    is_one_day: bool,
+}
+
+/// `2026-11-21`
+const DATE_LENGTH: usize = 10;
+
+impl Clock {
+    fn of(totals: &Totals) -> Self {
+        let day = |time| text::local_time(time).chars().take(DATE_LENGTH).collect::<String>();
+        Self { is_one_day: totals.times.is_none_or(|(first, last)| day(first) == day(last)) }
+    }
+
+    fn time(&self, ns: u64) -> String {
+        let time = milliseconds(RealTime::from_ns(ns));
+        match time.split_once(' ') {
+            Some((_, clock)) if self.is_one_day => clock.to_owned(),
+            _ => time,
+        }
+    }
+}
+
+fn milliseconds(time: RealTime) -> String {
+    let mut time = text::local_time(time);
+    time.truncate("2026-11-21 01:22:47.123".len());
+    time
+}
+
+fn group_columns(by: By, rows: &[Row], clock: &Clock) -> Vec<Column> {
+    let what = match by {
+        By::Process | By::Connection => "PROCESS",
+        By::Name => "NAME",
+        By::User => "USER",
+        By::Unit => "UNIT",
+        By::Container => "CONTAINER",
     };
-    let processes = |cell: String| counts_processes.then_some(cell);
-    let left = [what, "TOP PEER", "FIRST", "LAST"].map(str::to_owned);
-    let right = ["PEERS", "SENT", "BYTES", "RECEIVED", "BYTES"].map(str::to_owned);
-    let mut cells = vec![left.into_iter().chain(processes("PROCESSES".to_owned())).chain(right).collect()];
-    cells.extend(rows.iter().map(|row| {
-        let left = [
-            row.who.label(),
-            row.top_peer.clone().unwrap_or_else(|| "-".to_owned()),
-            milliseconds(row.first_ns),
-            milliseconds(row.last_ns),
-        ];
-        let Row { peers, sent, received, .. } = row;
-        let right = [*peers as u64, sent.packets, sent.bytes, received.packets, received.bytes];
-        let right = right.map(|number| number.to_string());
-        left.into_iter().chain(processes(row.processes.to_string())).chain(right).collect()
-    }));
-    cells
+    let mut columns = vec![Column::text(what, 0, rows.iter().map(|row| row.who.label()))];
+    if by != By::Process {
+        columns.push(Column::number("PROCESSES", 3, rows.iter().map(|row| row.processes as u64)));
+    }
+    columns.extend([
+        Column::number("SENT", 0, rows.iter().map(|row| row.sent.packets)),
+        Column::number("BYTES", 0, rows.iter().map(|row| row.sent.bytes)),
+        Column::number("RECEIVED", 0, rows.iter().map(|row| row.received.packets)),
+        Column::number("BYTES", 0, rows.iter().map(|row| row.received.bytes)),
+        Column::text("TCP", 2, rows.iter().map(|row| tcp_cell(&row.tcp))),
+        Column::number("RESENT", 4, rows.iter().map(|row| row.sent_again.sent)),
+        Column::text("FIRST", 5, rows.iter().map(|row| clock.time(row.first_ns))),
+        Column::text("LAST", 6, rows.iter().map(|row| clock.time(row.last_ns))),
+        Column::text("PEERS", 1, rows.iter().map(peers_cell)),
+    ]);
+    columns
+}
+
+/// The busiest peers, and how many more there are.
+fn peers_cell(row: &Row) -> String {
+    let mut labels: Vec<String> = row.peer_list.iter().take(PEERS_IN_ROW).map(rows::Peer::label).collect();
+    let more = row.peer_list.len() - labels.len();
+    if more > 0 {
+        labels.push(format!("{more} more"));
+    }
+    if labels.is_empty() { "-".to_owned() } else { labels.join(", ") }
+}
+
+/// How many connections, and which of them were not opened and closed within the capture: `5 (1 reset, 2 open)`.
+fn tcp_cell(tcp: &TcpCounts) -> String {
+    let unusual = [
+        (tcp.already_open, "already open"),
+        (tcp.half_closed, "half closed"),
+        (tcp.reset, "reset"),
+        (tcp.refused, "refused"),
+        (tcp.unanswered, "unanswered"),
+        (tcp.open, "still open"),
+    ];
+    let unusual = counted(&unusual);
+    match tcp.connections {
+        0 => "-".to_owned(),
+        all if unusual.is_empty() => all.to_string(),
+        1 => unusual,
+        all => format!("{all} ({unusual})"),
+    }
+}
+
+/// `TCP connections: 5 (4 opened here, 1 already open): 3 closed, 1 reset, 1 still open`
+fn told(tcp: &TcpCounts) -> String {
+    let starts = counted(&[(tcp.syn, "opened here"), (tcp.already_open, "already open")]);
+    let ends = counted(&[
+        (tcp.fin, "closed"),
+        (tcp.half_closed, "half closed"),
+        (tcp.reset, "reset"),
+        (tcp.refused, "refused"),
+        (tcp.unanswered, "unanswered"),
+        (tcp.open, "still open"),
+    ]);
+    format!("TCP connections: {} ({starts}): {ends}", tcp.connections)
+}
+
+/// `3 closed, 1 reset`: what there is of.
+fn counted(numbers: &[(u64, &str)]) -> String {
+    let there = numbers.iter().filter(|(number, _)| *number > 0);
+    there.map(|(number, what)| format!("{number} {what}")).collect::<Vec<_>>().join(", ")
+}
+
+fn connection_columns(rows: &[ConnectionRow], clock: &Clock) -> Vec<Column> {
+    vec![
+        Column::text("CONNECTION", 0, rows.iter().map(ConnectionRow::label)).at_least(MOST_OF_A_CONNECTION),
+        Column::text("PROCESSES", 0, rows.iter().map(ConnectionRow::processes)),
+        Column::text("TCP", 2, rows.iter().map(connection_state)),
+        Column::number("SENT", 0, rows.iter().map(|row| row.sent.packets)),
+        Column::number("BYTES", 0, rows.iter().map(|row| row.sent.bytes)),
+        Column::number("RECEIVED", 0, rows.iter().map(|row| row.received.packets)),
+        Column::number("BYTES", 0, rows.iter().map(|row| row.received.bytes)),
+        Column::number("RESENT", 4, rows.iter().map(|row| row.sent_again.sent + row.sent_again.received)),
+        Column::text("FIRST", 5, rows.iter().map(|row| clock.time(row.first_ns))),
+        Column::text("LAST", 6, rows.iter().map(|row| clock.time(row.last_ns))),
+        Column::text("NAME", 1, rows.iter().map(|row| row.name().unwrap_or("-").to_owned())),
+    ]
+}
+
+fn connection_state(row: &ConnectionRow) -> String {
+    let end = match row.end {
+        None => return "-".to_owned(),
+        Some(End::Fin) => "closed",
+        Some(End::HalfClosed) => "half closed",
+        Some(End::Reset) => "reset",
+        Some(End::Refused) => "refused",
+        Some(End::Unanswered) => "unanswered",
+        Some(End::Open) => "still open",
+    };
+    if row.start == Some(Start::AlreadyOpen) { format!("already open, {end}") } else { end.to_owned() }
+}
+
+/// What there was no room for.
+fn beyond(out: &mut dyn Write, totals: &Totals) -> io::Result<()> {
+    let limits = &totals.limits;
+    let lines = [
+        (limits.connections, "connections", totals.connections.beyond, "of further ones are in none"),
+        (limits.peers, "peers of processes", totals.beyond_peers, "of further ones are in none"),
+        (
+            limits.pairs,
+            "pairs of processes",
+            totals.beyond_pairs,
+            "of further ones may count twice for a group",
+        ),
+    ];
+    for (limit, what, beyond, consequence) in lines {
+        if beyond.packets > 0 {
+            let Volume { packets, bytes } = beyond;
+            writeln!(out, "only {limit} {what} are kept: {packets} packets, {bytes} bytes {consequence}")?;
+        }
+    }
+    let (names, unnamed) = (totals.names.beyond, totals.connections.unnamed);
+    if names > 0 {
+        writeln!(
+            out,
+            "only {} addresses with four names each are kept: {names} answers are not",
+            limits.names
+        )?;
+    }
+    if unnamed > 0 {
+        writeln!(
+            out,
+            "only 16 processes are named at an end of a connection: {unnamed} packets are of others"
+        )?;
+    }
+    Ok(())
 }
 
 /// Why packets have no process, and what was lost, as the recording itself counted it.
@@ -177,79 +374,6 @@ fn share(part: u64, whole: u64) -> String {
     format!(" ({}.{} %)", per_mille / 10, per_mille % 10)
 }
 
-fn milliseconds(ns: u64) -> String {
-    let mut time = text::local_time(RealTime::from_ns(ns));
-    time.truncate("2026-11-21 01:22:47.123".len());
-    time
-}
-
-/// The object of `--json`.
-#[derive(Serialize)]
-struct SummaryJson<'a> {
-    /// The rows by pid.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    processes: Option<&'a [Row]>,
-    /// The rows by anything else.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    groups: Option<&'a [Row]>,
-    total: Volume,
-    attributed_packets: u64,
-    without_process: Volume,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    not_selected: Option<Volume>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    statistics: Option<StatisticsJson>,
-}
-
-/// What the recording itself counted.
-#[derive(Serialize)]
-struct StatisticsJson {
-    start_ns: u64,
-    end_ns: u64,
-    reasons: HashMap<&'static str, u64>,
-    dropped_by_kernel: u64,
-    dropped_by_recorder: u64,
-    socket_events_lost: u64,
-    #[serde(skip_serializing_if = "is_zero")]
-    not_selected: u64,
-    #[serde(skip_serializing_if = "HashMap::is_empty")]
-    not_selected_reasons: HashMap<&'static str, u64>,
-    #[serde(skip_serializing_if = "is_zero")]
-    filtered_out: u64,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
-const fn is_zero(number: &u64) -> bool {
-    *number == 0
-}
-
-fn json(out: &mut dyn Write, summary: &Summary) -> io::Result<()> {
-    let Summary { by, totals, left_out, rows, statistics } = summary;
-    let is_by_pid = *by == By::Pid;
-    let object = SummaryJson {
-        processes: is_by_pid.then_some(rows),
-        groups: (!is_by_pid).then_some(rows),
-        total: totals.all,
-        attributed_packets: totals.attributed(),
-        without_process: totals.nobody,
-        not_selected: *left_out,
-        statistics: statistics.as_ref().map(|statistics| StatisticsJson {
-            start_ns: statistics.start.as_ns(),
-            end_ns: statistics.end.as_ns(),
-            reasons: reasons(&statistics.attribution).collect(),
-            dropped_by_kernel: statistics.dropped_by_kernel,
-            dropped_by_recorder: dropped_by_us(statistics),
-            socket_events_lost: statistics.events_lost,
-            not_selected: statistics.not_selected.total(),
-            not_selected_reasons: reasons(&statistics.not_selected).collect(),
-            filtered_out: statistics.filtered_out,
-        }),
-    };
-    let mut text = serde_json::to_vec(&object)?;
-    text.push(b'\n');
-    out.write_all(&text)
-}
-
 #[cfg(test)]
 mod tests {
     use clap::Parser;
@@ -259,7 +383,7 @@ mod tests {
     use super::*;
 
     fn summary(file: &[u8], json: bool) -> (String, Result<ExitCode, Error>) {
-        summary_by(file, By::Pid, json)
+        summary_by(file, By::Process, json)
     }
 
     fn summary_by(file: &[u8], by: By, json: bool) -> (String, Result<ExitCode, Error>) {
@@ -267,8 +391,16 @@ mod tests {
         std::fs::write(path.path(), file).unwrap();
         let mut out = Vec::new();
         let result = run(
-            &SummaryArgs { file: path.path().into(), by, json, selection: SelectionArgs::default() },
+            &SummaryArgs {
+                file: path.path().into(),
+                by,
+                json,
+                html: None,
+                force: false,
+                selection: SelectionArgs::default(),
+            },
             &mut out,
+            None,
         );
         (String::from_utf8(out).unwrap(), result)
     }
@@ -278,22 +410,29 @@ mod tests {
         line.split_whitespace().filter(|word| !word.contains("2023-") && !word.contains(':')).collect()
     }
 
+    /// What stands there, without the line of times.
+    fn below_the_table(out: &str) -> String {
+        let below = out.split_once("\n\n").unwrap().1;
+        below.split_inclusive('\n').filter(|line| !line.starts_with("captured: 2023-")).collect()
+    }
+
     #[test]
     fn processes_come_with_their_traffic_the_busiest_first() {
         let (out, result) = summary(&recording(), false);
         assert!(result.is_ok());
         let lines: Vec<&str> = out.lines().collect();
-        assert_eq!(words(lines[1]), ["curl[4242]", "10.0.0.1", "2", "1", "100", "1", "200"], "{out}");
-        assert_eq!(words(lines[2]), ["nginx[99]", "10.0.0.1", "1", "0", "0", "1", "100"], "{out}");
+        let curl = ["curl[4242]", "1", "100", "1", "200", "1", "unanswered", "0", "10.0.0.1,", "10.0.0.2"];
+        assert_eq!(words(lines[1]), curl, "{out}");
+        let nginx = ["nginx[99]", "0", "0", "1", "100", "1", "unanswered", "0", "10.0.0.1"];
+        assert_eq!(words(lines[2]), nginx, "{out}");
     }
 
     #[test]
     fn what_is_missing_is_told_with_its_reasons() {
         let (out, _) = summary(&recording(), false);
-        let after_table = out.split_once("\n\n").unwrap().1;
         assert_eq!(
-            after_table,
-            "3 packets, 600 bytes\nattributed: 2 packets (66.6 %)\nwithout a process: 1 packets, 300 bytes\n  \
+            below_the_table(&out),
+            "3 packets, 600 bytes\nTCP connections: 1 (1 opened here): 1 unanswered; 0 segments sent again\nattributed: 2 packets (66.6 %)\nwithout a process: 1 packets, 300 bytes\n  \
              not IP: 1\ndropped: 2 by the kernel, 0 by recorder\nsocket events lost: 1\n"
         );
     }
@@ -319,13 +458,13 @@ mod tests {
             let arguments = arguments.iter().copied().chain(json.then_some("--json"));
             let Command::Summary(args) = Cli::try_parse_from(arguments).unwrap().command else { panic!() };
             let mut out = Vec::new();
-            run(&args, &mut out).unwrap();
+            run(&args, &mut out, None).unwrap();
             String::from_utf8(out).unwrap()
         };
         let out = summary(false, "nginx");
         assert_eq!(
-            out.split_once("\n\n").unwrap().1,
-            "1 packets, 100 bytes\nattributed: 1 packets (100.0 %)\nwithout a process: 0 packets, 0 bytes\n\
+            below_the_table(&out),
+            "1 packets, 100 bytes\nTCP connections: 1 (1 opened here): 1 unanswered; 0 segments sent again\nattributed: 1 packets (100.0 %)\nwithout a process: 0 packets, 0 bytes\n\
              not selected here: 2 packets, 500 bytes\nthe whole recording:\n  not IP: 1\n\
              dropped: 2 by the kernel, 0 by recorder\nsocket events lost: 1\n"
         );
@@ -340,7 +479,8 @@ mod tests {
         assert!(result.is_ok());
         let lines: Vec<&str> = out.lines().collect();
         assert!(lines[0].starts_with("NAME "), "{out}");
-        assert_eq!(words(lines[1]), ["curl", "10.0.0.1", "1", "2", "1", "100", "1", "200"], "{out}");
+        let curl = ["curl", "1", "1", "100", "1", "200", "1", "unanswered", "0", "10.0.0.1,", "10.0.0.2"];
+        assert_eq!(words(lines[1]), curl, "{out}");
 
         let (out, _) = summary_by(&recording(), By::Container, true);
         let object: serde_json::Value = serde_json::from_str(&out).unwrap();

@@ -110,8 +110,8 @@ pub fn peer(packet: &IpPacket, is_sender: bool) -> IpAddr {
     if is_sender { packet.flow.remote.ip() } else { packet.flow.local.ip() }
 }
 
-/// Lines up columns: the first `left` columns to the left, all others to the right; two spaces between.
-pub fn table(rows: &[Vec<String>], left: usize) -> String {
+/// Lines up columns: those that `is_left` chooses by number to the left, all others to the right; two spaces between.
+pub fn table(rows: &[Vec<String>], is_left: impl Fn(usize) -> bool) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
@@ -120,7 +120,7 @@ pub fn table(rows: &[Vec<String>], left: usize) -> String {
     let mut text = String::new();
     for row in rows {
         let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, &width))| {
-            if column < left { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
+            if is_left(column) { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
         });
         text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
         text.push('\n');
@@ -167,6 +167,6 @@ mod tests {
     #[test]
     fn columns_line_up() {
         let rows = [vec!["a".to_owned(), "100".to_owned()], vec!["größer".to_owned(), "1".to_owned()]];
-        assert_eq!(table(&rows, 1), "a       100\ngrößer    1\n");
+        assert_eq!(table(&rows, |column| column == 0), "a       100\ngrößer    1\n");
     }
 }
