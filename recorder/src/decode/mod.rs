@@ -22,6 +22,7 @@
 
 mod dns;
 mod ip;
+pub mod pktap;
 mod plain;
 mod tcp;
 

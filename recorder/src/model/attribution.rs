@@ -22,11 +22,16 @@ pub enum Found {
     Listener,
     /// The socket was seen both before and after the packet, held by this process alone.
     Procfs,
+    /// macOS named it in the packet's PKTAP header.
+    Pktap,
+    /// A log of connections named it, which somebody else wrote.
+    Log,
 }
 
 impl Found {
     /// All ways, the most certain first.
-    pub const ALL: [Self; 4] = [Self::Socket, Self::Snapshot, Self::Listener, Self::Procfs];
+    pub const ALL: [Self; 6] =
+        [Self::Socket, Self::Snapshot, Self::Listener, Self::Procfs, Self::Pktap, Self::Log];
 
     /// The word for summaries and files.
     pub const fn name(self) -> &'static str {
@@ -35,6 +40,8 @@ impl Found {
             Self::Snapshot => "by snapshot",
             Self::Listener => "by listener",
             Self::Procfs => "by procfs",
+            Self::Pktap => "by PKTAP",
+            Self::Log => "by log",
         }
     }
 }
@@ -60,11 +67,13 @@ pub enum Reason {
     TooLate,
     /// Owners are looked up in /proc, and no socket was seen there both before and after the packet.
     NotSeen,
+    /// What owners are taken from, a PKTAP header or a log of connections, names nobody for this packet.
+    NotTold,
 }
 
 impl Reason {
     /// All reasons, in the order in which they are reported.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Off,
         Self::NotIp,
         Self::NoSocket,
@@ -74,6 +83,7 @@ impl Reason {
         Self::EventsLost,
         Self::TooLate,
         Self::NotSeen,
+        Self::NotTold,
     ];
 
     /// The word for summaries and files.
@@ -88,6 +98,7 @@ impl Reason {
             Self::EventsLost => "events lost",
             Self::TooLate => "too late",
             Self::NotSeen => "not seen",
+            Self::NotTold => "not told",
         }
     }
 }

@@ -38,6 +38,8 @@ pub struct Process {
     pub unit: Option<String>,
     /// The arguments, where the user asked for them.
     pub command_line: Option<CommandLine>,
+    /// The UUID that others gave its record, such as macOS that of the executable; ours is made from the values above.
+    pub uuid: Option<[u8; 16]>,
 }
 
 /// The arguments of a process, as it held them when they were read: a process can change its own.
@@ -71,6 +73,7 @@ impl Process {
             container: None,
             unit: None,
             command_line: None,
+            uuid: None,
         }
     }
 }

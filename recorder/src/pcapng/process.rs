@@ -170,11 +170,12 @@ pub(super) fn read_darwin(body: &[u8], is_big_endian: bool) -> Option<Process> {
         match option {
             darwin::NAME => process.name = unescape_name(&text(value)),
             darwin::PATH => process.path = Some(unescape_text(&text(value))),
+            darwin::UUID => process.uuid = value.try_into().ok(),
             code::COMMENT => read_details(value, &mut process),
             _ => {}
         }
     }
-    Some(process)
+    Some(without_own_uuid(process))
 }
 
 /// The process that a Wireshark Process Information block describes; `body` is what lies between the lengths
@@ -201,6 +202,7 @@ pub(super) fn read_custom(body: &[u8], is_big_endian: bool) -> Option<Process> {
                 process.command_line = Some(CommandLine { bytes: value.to_vec(), is_cut: false });
             }
             entry::PARENT_PID => process.parent_pid = value.try_into().ok().map(u32::from_le_bytes),
+            entry::UUID => process.uuid = value.try_into().ok(),
             entry::UID => process.uid = value.try_into().ok().map(u32::from_le_bytes),
             entry::START => {
                 process.start = value.try_into().ok().map(u64::from_le_bytes).map(RealTime::from_ns);
@@ -209,7 +211,14 @@ pub(super) fn read_custom(body: &[u8], is_big_endian: bool) -> Option<Process> {
             _ => {}
         }
     }
-    Some(process)
+    Some(without_own_uuid(process))
+}
+
+/// The UUID that is made from the other values is not one more value.
+fn without_own_uuid(mut process: Process) -> Process {
+    let theirs = process.uuid.take();
+    process.uuid = theirs.filter(|theirs| *theirs != uuid(&process));
+    process
 }
 
 /// Apple's own comments, and those of people, are no JSON of ours: they are left alone.
@@ -240,13 +249,16 @@ fn arguments(line: &CommandLine) -> (Vec<String>, bool) {
     (arguments, false)
 }
 
-/// A stable id of a process, the same in each file in which it stands: FNV-1a (128 bits) over the process id
+/// The UUID that others gave the process; else a stable id of it, the same in each file in which it stands: FNV-1a (128 bits) over the process id
 /// (u32), the start time in nanoseconds since the epoch (u64, 0 if unknown), both little-endian, and the
 /// bytes of the path (of the name, if there is no path); the hash big-endian, with the bits of a version 8
 /// UUID (RFC 9562, 5.8).
 pub(super) fn uuid(process: &Process) -> [u8; 16] {
     const OFFSET_BASIS: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
     const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
+    if let Some(theirs) = process.uuid {
+        return theirs;
+    }
     let start = process.start.map_or(0, RealTime::as_ns);
     let program = process.path.as_ref().unwrap_or(&process.name);
     let hash = process

@@ -54,6 +54,7 @@ impl ProcessDetails {
             container,
             unit,
             command_line: news.arguments.clone(),
+            uuid: None,
         }
     }
 }

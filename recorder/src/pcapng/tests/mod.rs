@@ -25,6 +25,7 @@ fn process(pid: u32, name: &str) -> Process {
         container: None,
         unit: None,
         command_line: None,
+        uuid: None,
     }
 }
 
