@@ -11,6 +11,7 @@ mod identities;
 pub mod join;
 #[cfg(target_os = "linux")]
 pub mod linux;
+pub mod log;
 mod memo;
 
 pub use attributor::{Attributor, Context};

@@ -53,12 +53,7 @@ pub fn run(args: &FilterArgs) -> Result<ExitCode, Error> {
     let (reader, processes) = open_selected(&args.file, &args.selection)?;
     let mut filters = Filters { processes, packets };
     refuse_to_replace(&args.file, &args.write)?;
-    let manner = Manner {
-        force: args.force,
-        owner: Invoker::from_sudo().map(|invoker| (invoker.uid, invoker.gid)),
-        compression: compression_by_name(&args.write),
-    };
-    let output = Output::create(&args.write, &manner, &|| true)?;
+    let output = create(&args.write, args.force)?;
     let out = output.path().to_owned();
     let copied = Copier::new(reader, BufWriter::with_capacity(BUFFER, output), comment)
         .map_err(CopyError::from)
@@ -73,6 +68,16 @@ pub fn run(args: &FilterArgs) -> Result<ExitCode, Error> {
         Err(CopyError::Write(error)) => ignore_broken_pipe(Err(error)).map(|()| ExitCode::SUCCESS),
         Err(CopyError::Read(source)) => Err(Error::Read { path: args.file.clone(), source }),
     }
+}
+
+/// Creates the file for a copy, or opens what stands for one.
+pub(super) fn create(path: &Path, force: bool) -> Result<Output, CreateError> {
+    let manner = Manner {
+        force,
+        owner: Invoker::from_sudo().map(|invoker| (invoker.uid, invoker.gid)),
+        compression: compression_by_name(path),
+    };
+    Output::create(path, &manner, &|| true)
 }
 
 /// A copy that replaced its original would leave nothing if it failed.

@@ -1,5 +1,6 @@
 //! The commands: arguments in, text and exit codes out.
 
+pub mod annotate;
 pub mod color;
 pub mod doctor;
 pub mod extcap;
@@ -49,6 +50,8 @@ pub enum Command {
     Summary(summary::SummaryArgs),
     /// Copy a recording with the packets of some processes only, or what a libpcap filter lets through
     Filter(filter::FilterArgs),
+    /// Give a capture its processes: from PKTAP headers, from a log of connections, or in another form
+    Annotate(annotate::AnnotateArgs),
     /// List what can be recorded here
     Interfaces(interfaces::Args),
     /// Tell what works on this machine, what does not, why, and what to do about it
@@ -78,6 +81,10 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Filter(args) => {
             drop(out);
             filter::run(&args)
+        }
+        Command::Annotate(args) => {
+            drop(out);
+            annotate::run(&args)
         }
         Command::Interfaces(args) => {
             ignore_broken_pipe(interfaces::run(&args, &mut out)).map(|()| ExitCode::SUCCESS)
@@ -111,6 +118,7 @@ fn restrict(command: &Command) -> io::Result<()> {
         Command::Show(_)
         | Command::Summary(_)
         | Command::Filter(_)
+        | Command::Annotate(_)
         | Command::Interfaces(_)
         | Command::Man(_)
         | Command::Completions(_) => sandbox::give_up_capabilities(),
@@ -139,6 +147,9 @@ pub enum Error {
     /// The libpcap filter makes no sense.
     #[error("{0}\n  {remedy}", remedy = .0.remedy().unwrap_or_default())]
     Filter(#[from] source::Error),
+    /// The log of connections cannot be used.
+    #[error(transparent)]
+    Log(#[from] annotate::LogError),
     /// The file for the result cannot be created.
     #[error(transparent)]
     Create(#[from] CreateError),
@@ -168,6 +179,7 @@ impl Error {
             Self::Read { source: ReadError::NotCapture { .. }, .. }
             | Self::Open { .. }
             | Self::Filter(_)
+            | Self::Log(_)
             | Self::Create(_)
             | Self::Extcap(_) => 2,
             Self::Read { .. } | Self::Late { .. } | Self::Write(_) => 1,

@@ -18,6 +18,9 @@ use std::fmt::Write as _;
 /// The most bytes of a name that are written; Linux allows 255 in a file name, and 15 in a thread's name.
 pub const NAME_LIMIT: usize = 255;
 
+/// Behind a process id, where no other line ends.
+const EFFECTIVE: &str = " (effective)";
+
 /// One end of an annotated packet.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct NamedProcess {
@@ -120,6 +123,16 @@ pub fn one(name: &[u8], pid: u32) -> String {
 pub fn two(sender: Option<(&[u8], u32)>, receiver: Option<(&[u8], u32)>) -> String {
     let end = |end: Option<(&[u8], u32)>| end.map_or_else(|| "?".to_owned(), |(name, pid)| one(name, pid));
     format!("{} > {}", end(sender), end(receiver))
+}
+
+/// The second line of a packet whose process acts on behalf of another one: `Safari[510] (effective)`.
+pub fn effective(name: &[u8], pid: u32) -> String {
+    format!("{}{EFFECTIVE}", one(name, pid))
+}
+
+/// Reads the line of the effective process back; `None` for every other comment.
+pub fn parse_effective(comment: &str) -> Option<NamedProcess> {
+    parse_process(comment.strip_suffix(EFFECTIVE)?)
 }
 
 /// Reads a comment back. `None` when it is not one of ours: other programs and people write comments too.
@@ -308,6 +321,17 @@ mod tests {
         ] {
             assert_eq!(parse(comment), None, "{comment:?}");
         }
+    }
+
+    #[test]
+    fn the_effective_process_has_a_line_that_is_nobody_elses() {
+        for name in [&b"Safari"[..], b"a (effective)", b"? > b[1]", b""] {
+            let line = effective(name, 510);
+            assert_eq!(parse_effective(&line), Some(named(name, 510)), "{line}");
+            assert_eq!(parse(&line), None, "{line}");
+            assert_eq!(parse_effective(&one(name, 510)), None, "{line}");
+        }
+        assert_eq!(effective(b"Safari", 510), "Safari[510] (effective)");
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //!
 //! Blocks are copied as they are, so that nothing is lost that this program does not know: options and comments of others,
 //! times in the resolution of their interface, the byte order, several sections. What changes:
-//! - the record of a process is copied only if a packet of it is, and before the first one; so the indexes in the option
-//!   0x8001 are counted anew;
+//! - the record of a process is copied only if a packet of it is, and before the first one; so the indexes in the options
+//!   0x8001 and 0x8003 are counted anew;
 //! - section headers get a comment that says what was done, and no length; statistics blocks one that says how many
 //!   packets are missing;
 //! - custom blocks that forbid to be copied are left out, and counted.
@@ -19,7 +19,7 @@ use super::{ReadError, Reader, Record, block, option as code, statistics};
 use crate::model::{Attribution, ProcessIndex, ProcessTable};
 
 /// Where the options of a section header begin: behind magic number, version and length.
-const SECTION_OPTIONS: usize = 16;
+pub(super) const SECTION_OPTIONS: usize = 16;
 /// Where those of a statistics block begin: behind interface and time.
 const STATISTICS_OPTIONS: usize = 12;
 /// The index of a packet whose process has no record.
@@ -136,6 +136,11 @@ impl<R: Read, W: Write> Copier<R, W> {
         self.buffer.clear();
         self.buffer.extend_from_slice(self.reader.body());
         let is_big_endian = self.reader.is_big_endian();
+        for number in effective(&self.buffer[pending.options_at..], is_big_endian) {
+            if let Some(index) = self.reader.darwin_process(number) {
+                self.use_process(index)?;
+            }
+        }
         let records = &self.records;
         count_anew(&mut self.buffer[pending.options_at..], is_big_endian, |index| records.index(index));
         // The packet of a legacy file ends where it ends.
@@ -261,10 +266,20 @@ impl Records {
     }
 }
 
-/// Replaces the index in each option 0x8001 of a list.
+/// The indexes of the processes on whose behalf the process of a packet acts.
+fn effective(options: &[u8], is_big_endian: bool) -> Vec<u32> {
+    let of = |(option, value): (u16, &[u8])| {
+        let value = <[u8; 4]>::try_from(value).ok().filter(|_| option == code::EPB_DARWIN_EFFECTIVE)?;
+        Some(super::process::number(value, is_big_endian))
+    };
+    Options::new(options, is_big_endian).filter_map(of).collect()
+}
+
+/// Replaces the index in each option 0x8001 and 0x8003 of a list.
 fn count_anew(options: &mut [u8], is_big_endian: bool, index: impl Fn(u32) -> u32) {
+    const INDEXES: [u16; 2] = [code::EPB_DARWIN_PROCESS, code::EPB_DARWIN_EFFECTIVE];
     let begins = options.as_ptr() as usize;
-    let is_index = |(option, value): &(u16, &[u8])| *option == code::EPB_DARWIN_PROCESS && value.len() == 4;
+    let is_index = |(option, value): &(u16, &[u8])| INDEXES.contains(option) && value.len() == 4;
     let found = Options::new(options, is_big_endian).filter(is_index);
     let places: Vec<usize> = found.map(|(_, value)| value.as_ptr() as usize - begins).collect();
     for at in places {
@@ -275,7 +290,13 @@ fn count_anew(options: &mut [u8], is_big_endian: bool, index: impl Fn(u32) -> u3
 }
 
 /// Adds to `buffer` the block `body`, whose options begin at `options_at`, with a comment behind its last option.
-fn add_comment(buffer: &mut Vec<u8>, body: &[u8], options_at: usize, comment: &str, is_big_endian: bool) {
+pub(super) fn add_comment(
+    buffer: &mut Vec<u8>,
+    body: &[u8],
+    options_at: usize,
+    comment: &str,
+    is_big_endian: bool,
+) {
     let (head, options) = body.split_at(options_at.min(body.len()));
     buffer.extend_from_slice(head);
     let mut add = |option: u16, value: &[u8]| {

@@ -10,16 +10,19 @@ mod copy;
 mod encode;
 mod foreign;
 mod legacy;
+mod little_endian;
 mod owners;
 mod parse;
 mod process;
 mod reader;
+mod rewrite;
 mod statistics;
 mod suffixes;
 mod writer;
 
 pub use copy::{Copied, Copier, CopyError};
 pub use reader::{LONGEST_BLOCK, MOST_RECORDS, ReadError, Reader, Record};
+pub use rewrite::{Known, Rewriter, Rewritten};
 pub use writer::Writer;
 
 use std::fmt;
@@ -49,6 +52,8 @@ mod option {
     pub(super) const EPB_PROCESSID_THREADID: u16 = 8;
     /// Apple's PCAPNG_EPB_PIB_INDEX.
     pub(super) const EPB_DARWIN_PROCESS: u16 = 0x8001;
+    /// Apple's PCAPNG_EPB_E_PIB_INDEX: the process on whose behalf that one acts.
+    pub(super) const EPB_DARWIN_EFFECTIVE: u16 = 0x8003;
 }
 
 /// In which ways a packet's process is written. All four, unless the user chooses.

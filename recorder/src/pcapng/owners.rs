@@ -96,6 +96,11 @@ impl Owners {
         index
     }
 
+    /// The process of Darwin block number `number` of this section.
+    pub(super) fn darwin_process(&self, number: u32) -> Option<ProcessIndex> {
+        self.darwin.get(number as usize).copied().flatten()
+    }
+
     /// A custom block that describes a process.
     pub(super) fn custom_block(&mut self, process: Process) -> ProcessIndex {
         self.memory.forget();

@@ -203,6 +203,11 @@ impl<R: Read> Reader<R> {
         self.owners.processes()
     }
 
+    /// The process of Darwin block number `number` of this section.
+    pub(super) fn darwin_process(&self, number: u32) -> Option<ProcessIndex> {
+        self.owners.darwin_process(number)
+    }
+
     /// Gives the processes met away, at the end.
     pub(super) fn into_processes(self) -> ProcessTable {
         self.owners.into_processes()

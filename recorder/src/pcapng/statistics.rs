@@ -89,6 +89,38 @@ fn whole_file(statistics: &Statistics, is_shared: bool) -> String {
     text
 }
 
+/// The body of a statistics block for an interface of which only what was written is known: how many packets, and the first and
+/// the last time stamp.
+pub(super) fn of_copy(id: [u8; 4], written: u64, (first, last): (u64, u64)) -> Vec<u8> {
+    let mut body = id.to_vec();
+    body.extend_from_slice(&high_low(last));
+    text_option(&mut body, code::COMMENT, &format!("{THIS_INTERFACE}{WRITTEN} {written}"));
+    option(&mut body, isb::START_TIME, &high_low(first));
+    option(&mut body, isb::END_TIME, &high_low(last));
+    body
+}
+
+/// The body of a statistics block, little-endian, in which the comment on the whole file is about these packets.
+pub(super) fn with_attribution(body: &[u8], attribution: &AttributionCounts) -> Vec<u8> {
+    let (head, options) = body.split_at(body.len().min(12));
+    let mut anew = head.to_vec();
+    let mut losses = String::new();
+    for (option_code, value) in Options::new(options, false) {
+        let text = std::str::from_utf8(value).unwrap_or_default();
+        match text.strip_prefix(WHOLE_FILE) {
+            // What was lost while it was recorded stays lost.
+            Some(list) if option_code == code::COMMENT => {
+                let lost = list.split_once(EVENTS_LOST).map(|(_, lost)| format!("; {EVENTS_LOST}{lost}"));
+                losses = lost.unwrap_or_default();
+            }
+            _ => option(&mut anew, option_code, value),
+        }
+    }
+    text_option(&mut anew, code::COMMENT, &(counts_after(WHOLE_FILE, attribution) + &losses));
+    end_of_options(&mut anew);
+    anew
+}
+
 /// The comment on packets that a copy lacks.
 pub(super) fn filtered(kept: u64, left_out: u64) -> String {
     format!("{FILTERED}{KEPT} {kept}; {LEFT_OUT} {left_out}")

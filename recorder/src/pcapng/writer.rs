@@ -36,7 +36,25 @@ pub struct Writer<W: Write> {
     /// Whether each interface has a filter, by number.
     interfaces: Vec<bool>,
     suffixes: Suffixes,
+    /// The options of a packet that is written anew, put together.
+    options: Vec<u8>,
     records: Records,
+}
+
+/// A packet of another file, with what stays of its block.
+pub(super) struct Anew<'a> {
+    pub(super) interface: InterfaceId,
+    /// In the resolution of the interface.
+    pub(super) stamp: u64,
+    pub(super) original_length: u32,
+    pub(super) data: &'a [u8],
+    pub(super) direction: Direction,
+    /// `epb_flags`: all of it.
+    pub(super) flags: u32,
+    /// The process on whose behalf the one with the socket acts.
+    pub(super) effective: Option<ProcessIndex>,
+    /// Options that tell no process, without an end.
+    pub(super) others: &'a [u8],
 }
 
 /// Which processes this file has used.
@@ -53,6 +71,17 @@ impl<W: Write> Writer<W> {
     pub fn new(out: W, annotate: Annotate, section: &SectionInfo) -> Self {
         let mut buffer = Vec::with_capacity(WRITE_THRESHOLD + (1 << 18));
         section_header(&mut buffer, section);
+        Self::with_buffer(out, annotate, buffer)
+    }
+
+    /// Begins a file with the body of a section header.
+    pub(super) fn with_header(out: W, annotate: Annotate, header: &[u8]) -> Self {
+        let mut writer = Self::with_buffer(out, annotate, Vec::with_capacity(WRITE_THRESHOLD + (1 << 18)));
+        push_block(&mut writer.buffer, block::SECTION_HEADER, header);
+        writer
+    }
+
+    fn with_buffer(out: W, annotate: Annotate, buffer: Vec<u8>) -> Self {
         Self {
             out,
             annotate,
@@ -60,6 +89,7 @@ impl<W: Write> Writer<W> {
             written: 0,
             interfaces: Vec::new(),
             suffixes: Suffixes::default(),
+            options: Vec::new(),
             records: Records::default(),
         }
     }
@@ -101,8 +131,56 @@ impl<W: Write> Writer<W> {
             Some(slot) => slot,
             None => self.new_suffix(key, packet, attribution, processes),
         };
-        encode_packet(&mut self.buffer, packet, self.suffixes.get(slot));
+        let Packet { interface, time, original_length, data, .. } = *packet;
+        let suffix = self.suffixes.get(slot);
+        encode_packet(&mut self.buffer, interface, time.as_ns(), original_length, data, suffix);
         self.write_if_full()
+    }
+
+    /// Adds the interface that the body of an Interface Description Block describes.
+    pub(super) fn interface_block(&mut self, body: &[u8]) -> io::Result<InterfaceId> {
+        let id = InterfaceId(self.interfaces.len() as u32);
+        self.interfaces.push(false);
+        self.block(block::INTERFACE_DESCRIPTION, body)?;
+        Ok(id)
+    }
+
+    /// Adds a block as it is.
+    pub(super) fn block(&mut self, kind: u32, body: &[u8]) -> io::Result<()> {
+        push_block(&mut self.buffer, kind, body);
+        self.write_if_full()
+    }
+
+    /// Adds a packet of another file, as [`packet`](Self::packet) does.
+    pub(super) fn packet_anew(
+        &mut self,
+        anew: &Anew<'_>,
+        attribution: &Attribution,
+        processes: &ProcessTable,
+    ) -> io::Result<()> {
+        let mut owners = Owners::of(attribution, processes);
+        let effective = anew.effective.map(|process| Owner { process, tid: 0 });
+        owners.effective = effective.and_then(|owner| Some((owner, processes.get(owner.process)?)));
+        self.add_records(&owners);
+        self.options.clear();
+        let Anew { interface, stamp, original_length, data, .. } = *anew;
+        encode_suffix(&mut self.options, self.annotate, anew.direction, anew.flags, &owners, &self.records);
+        self.options.extend_from_slice(anew.others);
+        if !self.options.is_empty() {
+            end_of_options(&mut self.options);
+        }
+        encode_packet(&mut self.buffer, interface, stamp, original_length, data, &self.options);
+        self.write_if_full()
+    }
+
+    /// Ends the file: the custom blocks of the processes used, then statistics blocks by their bodies, flush.
+    pub(super) fn finish_with(mut self, statistics: &[Vec<u8>], processes: &ProcessTable) -> io::Result<W> {
+        self.add_custom_blocks(processes);
+        for body in statistics {
+            push_block(&mut self.buffer, block::INTERFACE_STATISTICS, body);
+        }
+        self.flush()?;
+        Ok(self.out)
     }
 
     /// Hands everything encoded so far to `W`, and flushes `W`.
@@ -122,13 +200,7 @@ impl<W: Write> Writer<W> {
     /// # Errors
     /// Those of `W`.
     pub fn finish(mut self, statistics: &Statistics, processes: &ProcessTable) -> io::Result<W> {
-        if self.annotate.custom {
-            // After the last packet: a Wireshark before 4.7 shows each of them as a row, and no frame number
-            // moves.
-            for process in self.records.used.iter().filter_map(|index| processes.get(*index)) {
-                process::custom_block(&mut self.buffer, process);
-            }
-        }
+        self.add_custom_blocks(processes);
         for (index, (has_filter, counts)) in self.interfaces.iter().zip(&statistics.interfaces).enumerate() {
             statistics::block(&mut self.buffer, index as u32, *has_filter, counts, statistics);
         }
@@ -174,14 +246,34 @@ impl<W: Write> Writer<W> {
         processes: &ProcessTable,
     ) -> usize {
         let owners = Owners::of(attribution, processes);
-        for (owner, process) in [owners.sender, owners.receiver].into_iter().flatten() {
+        self.add_records(&owners);
+        let (slot, suffix) = self.suffixes.replace(key);
+        let flags = flags(packet.direction, packet.reception);
+        encode_suffix(suffix, self.annotate, packet.direction, flags, &owners, &self.records);
+        if !suffix.is_empty() {
+            end_of_options(suffix);
+        }
+        slot
+    }
+
+    /// Adds the records that the file does not hold yet.
+    fn add_records(&mut self, owners: &Owners<'_>) {
+        for (owner, process) in [owners.sender, owners.receiver, owners.effective].into_iter().flatten() {
             if self.records.use_process(owner.process) && self.annotate.darwin {
                 process::darwin_block(&mut self.buffer, process);
             }
         }
-        let (slot, suffix) = self.suffixes.replace(key);
-        encode_suffix(suffix, self.annotate, packet, &owners, &self.records);
-        slot
+    }
+
+    fn add_custom_blocks(&mut self, processes: &ProcessTable) {
+        if !self.annotate.custom {
+            return;
+        }
+        // After the last packet: a Wireshark before 4.7 shows each of them as a row, and no frame number
+        // moves.
+        for process in self.records.used.iter().filter_map(|index| processes.get(*index)) {
+            process::custom_block(&mut self.buffer, process);
+        }
     }
 }
 
@@ -209,17 +301,20 @@ impl Records {
 struct Owners<'a> {
     sender: Option<(Owner, &'a Process)>,
     receiver: Option<(Owner, &'a Process)>,
+    /// On whose behalf the process acts; only PKTAP tells it.
+    effective: Option<(Owner, &'a Process)>,
     both_local: bool,
 }
 
 impl<'a> Owners<'a> {
     fn of(attribution: &Attribution, processes: &'a ProcessTable) -> Self {
         let Attribution::Known { sender, receiver, both_local, found: _ } = *attribution else {
-            return Self { sender: None, receiver: None, both_local: false };
+            return Self { sender: None, receiver: None, effective: None, both_local: false };
         };
         let known =
             |owner: Option<Owner>| owner.and_then(|owner| Some((owner, processes.get(owner.process)?)));
-        let mut owners = Self { sender: known(sender), receiver: known(receiver), both_local };
+        let (sender_known, receiver_known) = (known(sender), known(receiver));
+        let mut owners = Self { sender: sender_known, receiver: receiver_known, effective: None, both_local };
         if let (Some(_), None, Some((owner, _))) = (sender, owners.sender, &mut owners.receiver) {
             // The key of the cached options holds the thread of a sender that the table does not hold.
             owner.tid = 0;
@@ -249,35 +344,41 @@ impl<'a> Owners<'a> {
     }
 }
 
+/// All options of a packet that this room knows, without an end.
 fn encode_suffix(
     suffix: &mut Vec<u8>,
     annotate: Annotate,
-    packet: &Packet<'_>,
+    direction: Direction,
+    flags: u32,
     owners: &Owners<'_>,
     records: &Records,
 ) {
-    if annotate.comment
-        && let Some(line) = owners.line(packet.direction)
-    {
-        text_option(suffix, code::COMMENT, &line);
+    if annotate.comment {
+        if let Some(line) = owners.line(direction) {
+            text_option(suffix, code::COMMENT, &line);
+        }
+        if let Some((_, process)) = owners.effective {
+            text_option(suffix, code::COMMENT, &annotation::effective(&process.name, process.pid));
+        }
     }
-    let flags = flags(packet.direction, packet.reception);
     if flags != 0 {
         option(suffix, code::EPB_FLAGS, &flags.to_le_bytes());
     }
-    if let Some((owner, process)) = owners.sender.or(owners.receiver) {
-        if annotate.ids {
-            let ids = u64::from(process.pid) | u64::from(owner.tid) << 32;
-            option(suffix, code::EPB_PROCESSID_THREADID, &ids.to_le_bytes());
-        }
-        if annotate.darwin
-            && let Some(position) = records.position(owner.process)
-        {
-            option(suffix, code::EPB_DARWIN_PROCESS, &position.to_le_bytes());
-        }
+    let main = owners.sender.or(owners.receiver);
+    if annotate.ids
+        && let Some((owner, process)) = main
+    {
+        let ids = u64::from(process.pid) | u64::from(owner.tid) << 32;
+        option(suffix, code::EPB_PROCESSID_THREADID, &ids.to_le_bytes());
     }
-    if !suffix.is_empty() {
-        end_of_options(suffix);
+    if annotate.darwin {
+        for (code, owner) in
+            [(code::EPB_DARWIN_PROCESS, main), (code::EPB_DARWIN_EFFECTIVE, owners.effective)]
+        {
+            if let Some(position) = owner.and_then(|(owner, _)| records.position(owner.process)) {
+                option(suffix, code, &position.to_le_bytes());
+            }
+        }
     }
 }
 
@@ -299,21 +400,27 @@ const fn flags(direction: Direction, reception: Reception) -> u32 {
 }
 
 #[inline]
-fn encode_packet(buffer: &mut Vec<u8>, packet: &Packet<'_>, suffix: &[u8]) {
-    let captured = packet.data.len();
+fn encode_packet(
+    buffer: &mut Vec<u8>,
+    interface: InterfaceId,
+    stamp: u64,
+    original_length: u32,
+    data: &[u8],
+    suffix: &[u8],
+) {
+    let captured = data.len();
     let zeros = padding(captured);
     let length = PACKET_HEADER + captured + zeros + suffix.len() + 4;
     // The draft: the length on the wire is not less than the captured one.
-    let original_length = packet.original_length.max(captured as u32);
-    let time = packet.time.as_ns();
+    let original_length = original_length.max(captured as u32);
 
     let mut header = [0; PACKET_HEADER];
     let words = [
         block::ENHANCED_PACKET,
         length as u32,
-        packet.interface.0,
-        (time >> 32) as u32,
-        time as u32,
+        interface.0,
+        (stamp >> 32) as u32,
+        stamp as u32,
         captured as u32,
         original_length,
     ];
@@ -322,10 +429,16 @@ fn encode_packet(buffer: &mut Vec<u8>, packet: &Packet<'_>, suffix: &[u8]) {
     }
     buffer.reserve(length);
     buffer.extend_from_slice(&header);
-    buffer.extend_from_slice(packet.data);
+    buffer.extend_from_slice(data);
     buffer.extend_from_slice(&[0; 3][..zeros]);
     buffer.extend_from_slice(suffix);
     buffer.extend_from_slice(&(length as u32).to_le_bytes());
+}
+
+fn push_block(buffer: &mut Vec<u8>, kind: u32, body: &[u8]) {
+    let start = begin_block(buffer, kind);
+    buffer.extend_from_slice(body);
+    end_block(buffer, start);
 }
 
 #[cold]

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Copies what `keeps` says of the packets, by their number from 0.
-fn copy(file: &[u8], keeps: impl Fn(usize) -> bool) -> (Vec<u8>, Copied, Option<ReadError>) {
+pub(super) fn copy(file: &[u8], keeps: impl Fn(usize) -> bool) -> (Vec<u8>, Copied, Option<ReadError>) {
     let mut out = Vec::new();
     let reader = Reader::with_buffer(file, SMALL).unwrap();
     let mut copier = Copier::new(reader, &mut out, "a comment".to_owned()).unwrap();

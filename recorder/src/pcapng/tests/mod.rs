@@ -3,6 +3,7 @@
 mod copying;
 mod legacy;
 mod reading;
+mod rewriting;
 mod writing;
 
 use super::*;
