@@ -7,6 +7,7 @@ pub mod extcap;
 pub mod filter;
 pub mod interfaces;
 pub mod manual;
+pub mod moment;
 pub mod record;
 pub mod report;
 pub mod selection;

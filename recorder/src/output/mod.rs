@@ -20,7 +20,7 @@ use compression::Encoder;
 
 pub use compression::{BadCompression, Compression};
 pub use input::open;
-pub use series::Series;
+pub use series::{Series, beside};
 
 /// Read and write for the owner, nothing for others.
 const OWNER_ONLY: u32 = 0o600;

@@ -65,6 +65,14 @@ impl Series {
     }
 }
 
+/// The name of one of several files that are made from `path`: `NAME_LABEL.SUFFIX`.
+pub fn beside(path: &Path, label: &str) -> PathBuf {
+    let (mut name, suffix) = split(path.file_name().unwrap_or_default());
+    name.push(format!("_{label}"));
+    name.push(suffix);
+    path.parent().unwrap_or(Path::new("")).join(name)
+}
+
 /// `x.pcapng` as `x` and `.pcapng`; `x.pcapng.zst` as `x` and `.pcapng.zst`.
 fn split(name: &OsStr) -> (OsString, OsString) {
     let bytes = name.as_bytes();

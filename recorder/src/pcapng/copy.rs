@@ -22,6 +22,8 @@ use crate::model::{Attribution, ProcessIndex, ProcessTable};
 pub(super) const SECTION_OPTIONS: usize = 16;
 /// Where those of a statistics block begin: behind interface and time.
 const STATISTICS_OPTIONS: usize = 12;
+/// What is repeated in each of several copies is no more bytes than this.
+const MOST_PRELUDE: usize = 64 << 20;
 /// The index of a packet whose process has no record.
 const NO_RECORD: u32 = u32::MAX;
 
@@ -39,7 +41,7 @@ pub enum CopyError {
 /// What was copied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Copied {
-    /// Packets in the copy.
+    /// Packets in the copy; in at least one of them, if there are several.
     pub kept: u64,
     /// Packets that are not.
     pub left_out: u64,
@@ -47,21 +49,36 @@ pub struct Copied {
     pub not_to_be_copied: u64,
 }
 
-/// Copies from an `R` to a `W`, packet by packet.
+/// Copies from an `R` to a `W`, or to several, packet by packet.
 ///
 /// Small writes, one for each block: `W` needs buffering.
 #[derive(Debug)]
 pub struct Copier<R: Read, W: Write> {
     reader: Reader<R>,
-    out: W,
+    parts: Vec<Part<W>>,
+    /// Whether more parts can be added.
+    is_split: bool,
+    /// What a part needs that is added later: type and body of each block of the section so far, but for packets, processes
+    /// and statistics. The first is the section header.
+    prelude: Vec<(u32, Vec<u8>)>,
+    /// How many bytes that is.
+    prelude_bytes: usize,
     /// What is said in the section header.
     comment: String,
-    /// The packet that was read last and is not in the copy.
+    /// The packet that was read last.
     pending: Option<Pending>,
     records: Records,
     copied: Copied,
     /// One block, put together.
     buffer: Vec<u8>,
+}
+
+/// One copy.
+#[derive(Debug)]
+struct Part<W> {
+    out: W,
+    kept: u64,
+    used: Used,
 }
 
 /// A packet whose block is still in the reader.
@@ -70,22 +87,28 @@ struct Pending {
     kind: u32,
     options_at: usize,
     processes: [Option<ProcessIndex>; 2],
+    is_kept: bool,
 }
 
-/// The records of processes.
+/// The records of processes in the section.
 #[derive(Debug, Default)]
 struct Records {
-    /// The processes of packets in the copy, and their ids.
-    used: HashSet<ProcessIndex>,
-    used_pids: HashSet<u32>,
-    /// Darwin blocks without a packet so far: their index, their bytes.
-    darwin: HashMap<ProcessIndex, (usize, Vec<u8>)>,
-    /// Custom blocks without a packet so far. By process id, because that is all they are joined by: after a re-save that
-    /// lost the rest a reused one leaves open whose record it is, and a copy must leave it as open.
+    /// Darwin blocks: their index, their bytes.
+    darwin: HashMap<ProcessIndex, (u32, Vec<u8>)>,
+    darwin_count: u32,
+    /// Custom blocks. By process id, because that is all they are joined by: after a re-save that lost the rest a reused one
+    /// leaves open whose record it is, and a copy must leave it as open.
     custom: HashMap<u32, Vec<Vec<u8>>>,
-    /// The index in the copy of each Darwin block of the section.
-    indexes: Vec<Option<u32>>,
-    next_index: u32,
+}
+
+/// Which records a copy has.
+#[derive(Debug, Default)]
+struct Used {
+    /// The processes of packets in the copy, and their ids.
+    processes: HashSet<ProcessIndex>,
+    pids: HashSet<u32>,
+    /// The index in the copy of each Darwin block of the section that is there.
+    indexes: HashMap<u32, u32>,
 }
 
 impl<R: Read, W: Write> Copier<R, W> {
@@ -94,18 +117,50 @@ impl<R: Read, W: Write> Copier<R, W> {
     /// # Errors
     /// Those of `W`.
     pub fn new(reader: Reader<R>, out: W, comment: String) -> io::Result<Self> {
-        let mut copy = Self {
+        let mut copier = Self::begin(reader, comment, false);
+        copier.add_part(out)?;
+        Ok(copier)
+    }
+
+    /// Begins copies that are added when they are needed, with [`add_part`](Self::add_part).
+    pub fn split(reader: Reader<R>, comment: String) -> Self {
+        Self::begin(reader, comment, true)
+    }
+
+    fn begin(reader: Reader<R>, comment: String, is_split: bool) -> Self {
+        let header = reader.first_header().to_vec();
+        Self {
+            parts: Vec::new(),
+            is_split,
+            prelude_bytes: header.len(),
+            prelude: vec![(block::SECTION_HEADER, header)],
             comment,
-            out,
             pending: None,
             records: Records::default(),
             copied: Copied::default(),
             buffer: Vec::new(),
             reader,
-        };
-        let header = copy.reader.first_header().to_vec();
-        copy.section_header(&header)?;
-        Ok(copy)
+        }
+    }
+
+    /// Adds a copy, which begins with what the section told so far. Its number, from 0.
+    ///
+    /// # Errors
+    /// Those of `W`.
+    pub fn add_part(&mut self, out: W) -> io::Result<usize> {
+        let is_big_endian = self.reader.is_big_endian();
+        let mut part = Part { out, kept: 0, used: Used::default() };
+        for (kind, body) in &self.prelude {
+            match *kind {
+                block::SECTION_HEADER => {
+                    section_header(&mut self.buffer, body, &self.comment, is_big_endian);
+                    write_block(&mut part.out, *kind, is_big_endian, &self.buffer)?;
+                }
+                kind => write_block(&mut part.out, kind, is_big_endian, body)?,
+            }
+        }
+        self.parts.push(part);
+        Ok(self.parts.len() - 1)
     }
 
     /// The next packet, which [`keep`](Self::keep) copies and the next call leaves out; `None` after the last one.
@@ -113,7 +168,7 @@ impl<R: Read, W: Write> Copier<R, W> {
     /// # Errors
     /// If the file cannot be read on, or the copy not be written.
     pub fn next_packet(&mut self) -> Result<Option<Record<'_>>, CopyError> {
-        self.leave_out();
+        self.count();
         loop {
             let Some(found) = self.reader.next_block()? else { return Ok(None) };
             match found.content {
@@ -124,44 +179,60 @@ impl<R: Read, W: Write> Copier<R, W> {
         }
     }
 
-    /// Copies the packet that came last, and the records that it is the first to need.
+    /// Copies the packet that came last into the first copy, and the records that it is the first to need.
     ///
     /// # Errors
     /// Those of `W`.
     pub fn keep(&mut self) -> io::Result<()> {
-        let Some(pending) = self.pending.take() else { return Ok(()) };
-        for index in pending.processes.into_iter().flatten() {
-            self.use_process(index)?;
-        }
-        self.buffer.clear();
-        self.buffer.extend_from_slice(self.reader.body());
-        let is_big_endian = self.reader.is_big_endian();
-        for number in effective(&self.buffer[pending.options_at..], is_big_endian) {
-            if let Some(index) = self.reader.darwin_process(number) {
-                self.use_process(index)?;
-            }
-        }
-        let records = &self.records;
-        count_anew(&mut self.buffer[pending.options_at..], is_big_endian, |index| records.index(index));
-        // The packet of a legacy file ends where it ends.
-        self.buffer.extend_from_slice(&[0; 3][..padding(self.buffer.len())]);
-        write_block(&mut self.out, pending.kind, is_big_endian, &self.buffer)?;
-        self.copied.kept += 1;
-        Ok(())
+        self.keep_in(0)
     }
 
-    /// Ends the copy; tells what is in it, and all processes that the file told of. `W` is flushed.
+    /// Copies the packet that came last into one of the copies; into several, if called so often.
     ///
     /// # Errors
     /// Those of `W`.
-    pub fn finish(mut self) -> io::Result<(Copied, ProcessTable, W)> {
-        self.leave_out();
-        self.out.flush()?;
-        Ok((self.copied, self.reader.into_processes(), self.out))
+    pub fn keep_in(&mut self, part: usize) -> io::Result<()> {
+        let (Some(pending), Some(part)) = (&mut self.pending, self.parts.get_mut(part)) else {
+            return Ok(());
+        };
+        pending.is_kept = true;
+        part.kept += 1;
+        let is_big_endian = self.reader.is_big_endian();
+        self.buffer.clear();
+        self.buffer.extend_from_slice(self.reader.body());
+        let effective = effective(&self.buffer[pending.options_at..], is_big_endian);
+        let effective = effective.into_iter().filter_map(|number| self.reader.darwin_process(number));
+        for index in pending.processes.into_iter().flatten().chain(effective) {
+            let pid = self.reader.processes().get(index).map(|process| process.pid);
+            part.use_process(index, pid, &self.records, is_big_endian)?;
+        }
+        let used = &part.used;
+        count_anew(&mut self.buffer[pending.options_at..], is_big_endian, |index| used.index(index));
+        // The packet of a legacy file ends where it ends.
+        self.buffer.extend_from_slice(&[0; 3][..padding(self.buffer.len())]);
+        write_block(&mut part.out, pending.kind, is_big_endian, &self.buffer)
     }
 
-    fn leave_out(&mut self) {
-        self.copied.left_out += u64::from(self.pending.take().is_some());
+    /// Ends the copies; tells what is in them, and all processes that the file told of. Each `W` is flushed.
+    ///
+    /// # Errors
+    /// Those of `W`.
+    pub fn finish(mut self) -> io::Result<(Copied, ProcessTable, Vec<W>)> {
+        self.count();
+        for part in &mut self.parts {
+            part.out.flush()?;
+        }
+        let outs = self.parts.into_iter().map(|part| part.out).collect();
+        Ok((self.copied, self.reader.into_processes(), outs))
+    }
+
+    /// Counts the packet that came last.
+    fn count(&mut self) {
+        match self.pending.take() {
+            Some(Pending { is_kept: true, .. }) => self.copied.kept += 1,
+            Some(_) => self.copied.left_out += 1,
+            None => {}
+        }
     }
 
     fn packet(&mut self, kind: u32, header: &Header) -> Record<'_> {
@@ -173,96 +244,124 @@ impl<R: Read, W: Write> Copier<R, W> {
             }
             Attribution::Unknown(_) => [None, None],
         };
-        self.pending = Some(Pending { kind, options_at, processes });
+        self.pending = Some(Pending { kind, options_at, processes, is_kept: false });
         record
     }
 
-    /// Copies the record of a process now if it is used already, or when it is.
+    /// Copies the record of a process now where it is used already, or when it is.
     fn process(&mut self, kind: u32, process: Option<ProcessIndex>) -> io::Result<()> {
+        let is_big_endian = self.reader.is_big_endian();
         let body = self.reader.body();
-        let pid = process.and_then(|index| self.reader.processes().get(index)).map(|process| process.pid);
         if kind == block::DARWIN_PROCESS {
             // One that is damaged has an index, and is nobody's.
-            let position = self.records.indexes.len();
-            self.records.indexes.push(None);
+            let position = self.records.darwin_count;
+            self.records.darwin_count += 1;
             self.records.darwin.extend(process.map(|index| (index, (position, body.to_vec()))));
             return Ok(());
         }
-        match pid {
-            Some(pid) if !self.records.used_pids.contains(&pid) => {
-                self.records.custom.entry(pid).or_default().push(body.to_vec());
-                Ok(())
-            }
-            _ => write_block(&mut self.out, kind, self.reader.is_big_endian(), body),
-        }
-    }
-
-    /// Copies what the file told of a process, before its first packet.
-    fn use_process(&mut self, index: ProcessIndex) -> io::Result<()> {
-        let (records, is_big_endian) = (&mut self.records, self.reader.is_big_endian());
-        if !records.used.insert(index) {
-            return Ok(());
-        }
-        if let Some((position, body)) = records.darwin.remove(&index) {
-            records.indexes[position] = Some(records.next_index);
-            records.next_index += 1;
-            write_block(&mut self.out, block::DARWIN_PROCESS, is_big_endian, &body)?;
-        }
-        let pid = self.reader.processes().get(index).map(|process| process.pid);
-        records.used_pids.extend(pid);
-        for body in pid.and_then(|pid| records.custom.remove(&pid)).into_iter().flatten() {
-            write_block(&mut self.out, block::CUSTOM, is_big_endian, &body)?;
+        let pid = process.and_then(|index| self.reader.processes().get(index)).map(|process| process.pid);
+        let Some(pid) = pid else { return Ok(()) };
+        self.records.custom.entry(pid).or_default().push(body.to_vec());
+        for part in self.parts.iter_mut().filter(|part| part.used.pids.contains(&pid)) {
+            write_block(&mut part.out, kind, is_big_endian, body)?;
         }
         Ok(())
     }
 
     fn other(&mut self, kind: u32) -> io::Result<()> {
         let is_big_endian = self.reader.is_big_endian();
+        let body = self.reader.body();
         match kind {
-            block::SECTION_HEADER => {
-                self.records.next_section();
-                let header = self.reader.body().to_vec();
-                self.section_header(&header)
-            }
-            block::INTERFACE_STATISTICS => {
-                let comment = statistics::filtered(self.copied.kept, self.copied.left_out);
-                let body = self.reader.body();
-                self.buffer.clear();
-                add_comment(&mut self.buffer, body, STATISTICS_OPTIONS, &comment, is_big_endian);
-                write_block(&mut self.out, kind, is_big_endian, &self.buffer)
-            }
             block::CUSTOM_NOT_COPIED => {
                 self.copied.not_to_be_copied += 1;
-                Ok(())
+                return Ok(());
             }
-            _ => write_block(&mut self.out, kind, is_big_endian, self.reader.body()),
+            block::SECTION_HEADER => {
+                self.records = Records::default();
+                self.prelude.clear();
+                self.prelude_bytes = 0;
+                section_header(&mut self.buffer, body, &self.comment, is_big_endian);
+            }
+            _ => {
+                self.buffer.clear();
+                self.buffer.extend_from_slice(body);
+            }
         }
+        let packets = self.copied.kept + self.copied.left_out;
+        for part in &mut self.parts {
+            match kind {
+                block::SECTION_HEADER => part.used.indexes.clear(),
+                block::INTERFACE_STATISTICS => {
+                    let comment = statistics::filtered(part.kept, packets - part.kept);
+                    self.buffer.clear();
+                    add_comment(&mut self.buffer, body, STATISTICS_OPTIONS, &comment, is_big_endian);
+                }
+                _ => {}
+            }
+            write_block(&mut part.out, kind, is_big_endian, &self.buffer)?;
+        }
+        self.remember(kind)
     }
 
-    fn section_header(&mut self, body: &[u8]) -> io::Result<()> {
-        let is_big_endian = self.reader.is_big_endian();
-        self.buffer.clear();
-        add_comment(&mut self.buffer, body, SECTION_OPTIONS, &self.comment, is_big_endian);
-        // The length of the section is another one, and not known yet.
-        if let Some(length) = self.buffer.get_mut(8..SECTION_OPTIONS) {
-            length.fill(0xff);
+    /// Remembers the current block for parts that are added later.
+    fn remember(&mut self, kind: u32) -> io::Result<()> {
+        if !self.is_split || kind == block::INTERFACE_STATISTICS {
+            return Ok(());
         }
-        write_block(&mut self.out, block::SECTION_HEADER, is_big_endian, &self.buffer)
+        let body = self.reader.body().to_vec();
+        self.prelude_bytes += body.len();
+        self.prelude.push((kind, body));
+        if self.prelude_bytes <= MOST_PRELUDE { Ok(()) } else { Err(too_much_to_repeat()) }
     }
 }
 
-impl Records {
+impl<W: Write> Part<W> {
+    /// Copies what the file told of a process, before its first packet.
+    fn use_process(
+        &mut self,
+        index: ProcessIndex,
+        pid: Option<u32>,
+        records: &Records,
+        is_big_endian: bool,
+    ) -> io::Result<()> {
+        if !self.used.processes.insert(index) {
+            return Ok(());
+        }
+        if let Some((position, body)) = records.darwin.get(&index) {
+            let number = self.used.indexes.len() as u32;
+            self.used.indexes.insert(*position, number);
+            write_block(&mut self.out, block::DARWIN_PROCESS, is_big_endian, body)?;
+        }
+        let Some(pid) = pid.filter(|pid| self.used.pids.insert(*pid)) else { return Ok(()) };
+        for body in records.custom.get(&pid).into_iter().flatten() {
+            write_block(&mut self.out, block::CUSTOM, is_big_endian, body)?;
+        }
+        Ok(())
+    }
+}
+
+impl Used {
     /// The index in the copy of what is record number `index` in the original.
     fn index(&self, index: u32) -> u32 {
-        self.indexes.get(index as usize).copied().flatten().unwrap_or(NO_RECORD)
+        self.indexes.get(&index).copied().unwrap_or(NO_RECORD)
     }
+}
 
-    /// Indexes begin anew in each section, and a record counts in its own.
-    fn next_section(&mut self) {
-        self.darwin.clear();
-        self.custom.clear();
-        self.indexes.clear();
-        self.next_index = 0;
+#[cold]
+fn too_much_to_repeat() -> io::Error {
+    let most = MOST_PRELUDE >> 20;
+    io::Error::other(format!(
+        "interfaces, names and blocks of others in this file take more than {most} MiB, too much to repeat in each part"
+    ))
+}
+
+/// Puts the body of a section header together, of unknown length and with a comment.
+fn section_header(buffer: &mut Vec<u8>, body: &[u8], comment: &str, is_big_endian: bool) {
+    buffer.clear();
+    add_comment(buffer, body, SECTION_OPTIONS, comment, is_big_endian);
+    // The length of the section is another one, and not known yet.
+    if let Some(length) = buffer.get_mut(8..SECTION_OPTIONS) {
+        length.fill(0xff);
     }
 }
 

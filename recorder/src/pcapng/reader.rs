@@ -209,7 +209,7 @@ impl<R: Read> Reader<R> {
     }
 
     /// Gives the processes met away, at the end.
-    pub(super) fn into_processes(self) -> ProcessTable {
+    pub fn into_processes(self) -> ProcessTable {
         self.owners.into_processes()
     }
 

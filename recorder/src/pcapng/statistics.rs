@@ -5,7 +5,7 @@
 //! whole file: attributed 120; by socket 118; by listener 2; no socket 7; kernel 3; socket events lost 0; \
 //!     dropped by kernel on all interfaces 5 (shared)
 //! not selected: attributed 31; by socket 31; by listener 0; no socket 4
-//! filtered: kept 12; left out 115
+//! filtered: kept 12; left out 115; partial: all other counters are those of the original
 //! ```
 //! Each is a list of words and a number. Reasons that no packet had are left out, and so are snapshot and procfs. The last two
 //! comments stand only where packets were left out: while recording, and by [`Copier`](super::Copier) afterwards.
@@ -38,6 +38,8 @@ const DROPPED_TOGETHER: &str = "dropped by kernel on all interfaces";
 const SHARED: &str = " (shared)";
 const KEPT: &str = "kept";
 const LEFT_OUT: &str = "left out";
+/// Others read the counters too, and know nothing of copies.
+const PARTIAL: &str = "; partial: all other counters are those of the original";
 
 /// Adds the statistics block of interface number `index`.
 pub(super) fn block(
@@ -123,7 +125,8 @@ pub(super) fn with_attribution(body: &[u8], attribution: &AttributionCounts) -> 
 
 /// The comment on packets that a copy lacks.
 pub(super) fn filtered(kept: u64, left_out: u64) -> String {
-    format!("{FILTERED}{KEPT} {kept}; {LEFT_OUT} {left_out}")
+    let partial = if left_out > 0 { PARTIAL } else { "" };
+    format!("{FILTERED}{KEPT} {kept}; {LEFT_OUT} {left_out}{partial}")
 }
 
 fn counts_after(prefix: &str, attribution: &AttributionCounts) -> String {
