@@ -153,6 +153,8 @@ pub struct FragmentInfo {
 
 // Link types that only files of others hold. https://www.tcpdump.org/linktypes.html
 const NULL: LinkType = LinkType(0);
+/// BSD's number for bare IP, which some programs write into files.
+const DLT_RAW: LinkType = LinkType(12);
 const LOOP: LinkType = LinkType(108);
 const LINUX_SLL: LinkType = LinkType(113);
 const IPV4: LinkType = LinkType(228);
@@ -167,7 +169,7 @@ const LINUX_SLL2_LENGTH: usize = 20;
 pub fn packet(link_type: LinkType, data: &[u8]) -> Decoded {
     match link_type {
         LinkType::ETHERNET => ethernet(data),
-        LinkType::RAW_IP | IPV4 | IPV6 => raw_ip(data),
+        LinkType::RAW_IP | DLT_RAW | IPV4 | IPV6 => raw_ip(data),
         LinkType::LINUX_SLL2 => linux_sll2(data),
         LINUX_SLL => linux_sll(data),
         // NULL has the address family in the byte order of the machine that captured, LOOP in network order.

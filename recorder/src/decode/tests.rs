@@ -126,6 +126,7 @@ fn what_is_not_ip_tells_its_ethertype() {
 fn raw_ip_is_told_apart_by_its_version() {
     assert_eq!(ip(packet(LinkType::RAW_IP, &ipv4(17, &UDP))).flow, flow(Protocol::UDP, (A, 5353), (B, 53)));
     assert_eq!(ip(packet(LinkType::RAW_IP, &ipv6(17, &UDP))).flow, flow(Protocol::UDP, (A6, 5353), (B6, 53)));
+    assert_eq!(ip(packet(DLT_RAW, &ipv4(17, &UDP))).flow, flow(Protocol::UDP, (A, 5353), (B, 53)));
     assert_eq!(packet(LinkType::RAW_IP, &[0x55; 40]), Decoded::NotIp(None));
     assert_eq!(packet(LinkType::RAW_IP, &[]), Decoded::NotIp(None));
 }

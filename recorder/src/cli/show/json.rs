@@ -15,6 +15,7 @@ use crate::pcapng::annotation::{escape_name, escape_text};
 struct PacketJson<'a> {
     frame: u64,
     time_ns: u64,
+    #[serde(skip_serializing_if = "str::is_empty")]
     interface: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     direction: Option<&'static str>,
