@@ -63,14 +63,14 @@ pub fn run(args: &AnnotateArgs) -> Result<ExitCode, Error> {
         Some(path) => Source::Log(Box::new(log::read(path)?)),
         None => Source::File,
     };
+    let reader = open(&args.file)?;
+    refuse_to_replace(&args.file, &args.write)?;
+    let output = create(&args.write, args.force)?;
+    let out = output.path().to_owned();
     // What a file tells of its processes may stand behind their packets, so one that can be read twice is.
     let is_file = args.file.metadata().is_ok_and(|there| there.is_file());
     let known = if is_file { Known::read(open(&args.file)?) } else { Known::default() };
-    let reader = open(&args.file)?;
-    refuse_to_replace(&args.file, &args.write)?;
     let comment = source.comment(known.has_pktap);
-    let output = create(&args.write, args.force)?;
-    let out = output.path().to_owned();
     let rewriter = Rewriter::new(reader, output, args.annotate, known, comment.as_deref());
     match source.annotate(rewriter) {
         Ok((rewritten, failure)) => {

@@ -20,7 +20,7 @@ use super::little_endian::little_endian;
 use super::parse::Header;
 use super::process::{Options, number};
 use super::reader::Content;
-use super::writer::Anew;
+use super::writer::{Anew, flags};
 use super::{Annotate, CopyError, Reader, Record, Writer, block, option as code, statistics};
 use crate::decode::{self, Decoded, pktap};
 use crate::model::{
@@ -148,10 +148,7 @@ struct Pending {
 
 impl<R: Read, W: Write> Rewriter<R, W> {
     /// Begins a new file. Its section header has `comment` too, if there is one: what is done here that the file did not tell
-    /// before.
-    ///
-    /// # Errors
-    /// Those of `W`.
+    /// before. `known` is what an earlier reading of the same file told, or nothing.
     pub fn new(reader: Reader<R>, out: W, annotate: Annotate, known: Known, comment: Option<&str>) -> Self {
         let header = section_header(&reader, comment);
         Self {
@@ -290,23 +287,10 @@ impl<R: Read, W: Write> Rewriter<R, W> {
             pending.original_length.saturating_sub(header.length as u32).max(packet.len() as u32);
         if header.direction != Direction::Unknown {
             pending.direction = header.direction;
-            pending.flags = pending.flags & !3 | header.direction as u32;
+            pending.flags = pending.flags & !3 | flags(header.direction, Reception::Unknown);
         }
         pending.effective = header.effective.map(|named| self.processes.of_pktap(&named));
-        pending.attribution = match header.process {
-            Some(named) => {
-                let owner = Some(Owner { process: self.processes.of_pktap(&named), tid: 0 });
-                let (sender, receiver) = match pending.direction {
-                    Direction::Inbound => (None, owner),
-                    Direction::Outbound | Direction::Unknown => (owner, None),
-                };
-                Attribution::Known { sender, receiver, both_local: false, found: Found::Pktap }
-            }
-            None => match decode::packet(header.link_type, packet) {
-                Decoded::Ip(_) => Attribution::Unknown(Reason::NotTold),
-                Decoded::NotIp(_) => Attribution::Unknown(Reason::NotIp),
-            },
-        };
+        pending.attribution = self.processes.attribution(&header, pending.direction, packet);
         add_metadata(&mut pending.others, &header);
         self.has_new_owners = true;
         self.rewritten.from_pktap += 1;
@@ -427,6 +411,27 @@ impl<R: Read, W: Write> Rewriter<R, W> {
 }
 
 impl Processes {
+    /// The owner of the packet behind a PKTAP header.
+    fn attribution(
+        &mut self,
+        header: &pktap::Header<'_>,
+        direction: Direction,
+        packet: &[u8],
+    ) -> Attribution {
+        let Some(named) = header.process else {
+            return Attribution::Unknown(match decode::packet(header.link_type, packet) {
+                Decoded::Ip(_) => Reason::NotTold,
+                Decoded::NotIp(_) => Reason::NotIp,
+            });
+        };
+        let owner = Some(Owner { process: self.of_pktap(&named), tid: 0 });
+        let (sender, receiver) = match direction {
+            Direction::Inbound => (None, owner),
+            Direction::Outbound | Direction::Unknown => (owner, None),
+        };
+        Attribution::Known { sender, receiver, both_local: false, found: Found::Pktap }
+    }
+
     fn of_pktap(&mut self, named: &pktap::ProcessName<'_>) -> ProcessIndex {
         let process = NamedProcess { name: named.name.to_vec(), pid: named.pid };
         *self.of_pktap.entry((process, named.uuid)).or_insert_with(|| {

@@ -383,7 +383,7 @@ fn encode_suffix(
 }
 
 /// The draft, epb_flags: bits 0-1 direction, 2-4 reception; 0 in each for "not available".
-const fn flags(direction: Direction, reception: Reception) -> u32 {
+pub(super) const fn flags(direction: Direction, reception: Reception) -> u32 {
     let direction = match direction {
         Direction::Unknown => 0,
         Direction::Inbound => 1,
