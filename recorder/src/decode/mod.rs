@@ -22,8 +22,10 @@
 
 mod dns;
 mod ip;
+mod link;
 pub mod pktap;
 mod plain;
+mod rewrite;
 mod tcp;
 
 use etherparse::{EtherType, Ethernet2HeaderSlice, SingleVlanHeaderSlice};
@@ -31,7 +33,9 @@ use etherparse::{EtherType, Ethernet2HeaderSlice, SingleVlanHeaderSlice};
 use crate::model::{Flow, LinkType};
 
 pub use dns::{Named, answers};
+pub use link::{ETHERNET_LENGTH, network};
 pub use plain::{Plain, plain};
+pub use rewrite::{Network, Rewrite};
 pub use tcp::{Segment, segment};
 
 /// What the headers of a packet tell.
