@@ -2,8 +2,8 @@
 
 CARGO ?= cargo
 .DEFAULT_GOAL := help
-.PHONY: help demo test readers wiresharks test-kernels deb test-deb accuracy bench bench-procfs bench-compression ebpf lint doc
-.PHONY: install-deps
+.PHONY: help demo test readers wiresharks test-kernels deb test-deb accuracy bench bench-procfs bench-compression bench-replay ebpf lint doc
+.PHONY: install-deps check-macos
 
 help:
 	@echo 'make demo          build, record a few short-lived programs, show who sent what'
@@ -17,6 +17,7 @@ help:
 	@echo 'make bench         measure against tcpdump and dumpcap, and write docs/PERFORMANCE.md (root; minutes)'
 	@echo 'make bench-procfs  measure the look-up of sockets against the listeners crate (root)'
 	@echo 'make bench-compression  measure size and CPU by level of compression (root; minutes)'
+	@echo 'make bench-replay  measure how fast and how well in time recordings are sent, beside tcpreplay (root)'
 	@echo 'make lint          format, clippy, as CI does'
 	@echo 'make doc           documentation, warnings are errors'
 	@echo 'make ebpf          rebuild the committed eBPF object (installs its own compiler)'
@@ -79,6 +80,11 @@ bench-compression:
 	sh tests/install-deps test
 	$(CARGO) build --release --workspace --bins
 	sh tests/run-built release bench compression --write docs/PERFORMANCE.md
+
+bench-replay:
+	sh tests/install-deps test
+	$(CARGO) build --release --workspace --bins
+	sh tests/run-built release bench replay --write docs/PERFORMANCE.md
 
 lint:
 	$(CARGO) fmt --all --check

@@ -10,6 +10,7 @@ pub mod model;
 pub mod output;
 pub mod pcapng;
 pub mod pipeline;
+pub mod replay;
 pub mod sandbox;
 pub mod selection;
 pub mod source;

@@ -13,6 +13,7 @@ pub mod cgroup;
 pub mod document;
 pub mod judge;
 pub mod lab;
+pub mod made;
 pub mod namespace;
 pub mod process;
 pub mod recorder;

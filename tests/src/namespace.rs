@@ -78,6 +78,13 @@ impl Namespace {
         let sent = &links[0]["stats64"]["tx"];
         (sent["packets"].as_u64().unwrap_or(0), sent["bytes"].as_u64().unwrap_or(0))
     }
+
+    /// Packets that an interface has received.
+    pub fn received(&self, interface: &str) -> u64 {
+        let json = self.ip(&["-j", "-s", "link", "show", "dev", interface]);
+        let links: serde_json::Value = serde_json::from_str(&json).expect("ip -j writes JSON");
+        links[0]["stats64"]["rx"]["packets"].as_u64().unwrap_or(0)
+    }
 }
 
 /// Deletes what test programs left behind that were killed, and so could not clean up.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 /// Which rooms a room may import from; itself always. `model` stands on `shared`, an outside package here.
-const MAY_IMPORT: [(&str, &[&str]); 10] = [
+const MAY_IMPORT: [(&str, &[&str]); 11] = [
     ("model", &[]),
     ("decode", &["model"]),
     ("source", &["decode", "model"]),
@@ -19,9 +19,21 @@ const MAY_IMPORT: [(&str, &[&str]); 10] = [
     ("sandbox", &["decode", "model"]),
     ("selection", &["model"]),
     ("pipeline", &["source", "attribution", "pcapng", "output", "sandbox", "selection", "decode", "model"]),
+    ("replay", &["source", "pcapng", "output", "decode", "model"]),
     (
         "cli",
-        &["pipeline", "source", "attribution", "pcapng", "output", "sandbox", "selection", "decode", "model"],
+        &[
+            "pipeline",
+            "replay",
+            "source",
+            "attribution",
+            "pcapng",
+            "output",
+            "sandbox",
+            "selection",
+            "decode",
+            "model",
+        ],
     ),
 ];
 

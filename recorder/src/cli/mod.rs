@@ -9,6 +9,8 @@ pub mod interfaces;
 pub mod manual;
 pub mod moment;
 pub mod record;
+#[cfg(target_os = "linux")]
+pub mod replay;
 pub mod report;
 pub mod selection;
 pub mod show;
@@ -29,7 +31,7 @@ use crate::output::{self, CreateError};
 use crate::pcapng::{ReadError, Reader};
 use crate::sandbox;
 use crate::selection::ProcessFilter;
-use crate::source;
+use crate::source::{self, TransmitError};
 
 /// Records packets, each with the process that sent or received it.
 #[derive(Debug, Parser)]
@@ -53,6 +55,9 @@ pub enum Command {
     Filter(filter::FilterArgs),
     /// Give a capture its processes: from PKTAP headers, from a log of connections, or in another form
     Annotate(annotate::AnnotateArgs),
+    /// Send the packets of a recording with their timing, those of some processes only, or with other addresses
+    #[cfg(target_os = "linux")]
+    Replay(replay::ReplayArgs),
     /// List what can be recorded here
     Interfaces(interfaces::Args),
     /// Tell what works on this machine, what does not, why, and what to do about it
@@ -87,6 +92,11 @@ pub fn run(cli: Cli) -> ExitCode {
             drop(out);
             annotate::run(&args)
         }
+        #[cfg(target_os = "linux")]
+        Command::Replay(args) => {
+            drop(out);
+            replay::run(&args)
+        }
         Command::Interfaces(args) => {
             ignore_broken_pipe(interfaces::run(&args, &mut out)).map(|()| ExitCode::SUCCESS)
         }
@@ -120,6 +130,7 @@ fn restrict(command: &Command) -> io::Result<()> {
         | Command::Summary(_)
         | Command::Filter(_)
         | Command::Annotate(_)
+        | Command::Replay(_)
         | Command::Interfaces(_)
         | Command::Man(_)
         | Command::Completions(_) => sandbox::give_up_capabilities(),
@@ -168,6 +179,22 @@ pub enum Error {
     /// The result cannot be written. A broken pipe is never told this way: that the reader left is no error.
     #[error("cannot write the result: {0}")]
     Write(#[from] io::Error),
+    /// Packets cannot be sent, or no more of them.
+    #[error("{source}")]
+    Transmit {
+        /// Why.
+        source: TransmitError,
+        /// How many were sent.
+        packets: u64,
+    },
+    /// Standard input is to be sent several times.
+    #[error(
+        "standard input is too large to be kept in memory, and cannot be read again\n  give the recording by its name"
+    )]
+    Again,
+    /// Signals cannot be waited for.
+    #[error("cannot install signal handlers: {0}")]
+    Signals(io::Error),
     /// Wireshark's folder cannot be changed.
     #[error(transparent)]
     Extcap(#[from] extcap::FolderError),
@@ -182,8 +209,10 @@ impl Error {
             | Self::Filter(_)
             | Self::Log(_)
             | Self::Create(_)
+            | Self::Transmit { packets: 0, .. }
+            | Self::Signals(_)
             | Self::Extcap(_) => 2,
-            Self::Read { .. } | Self::Late { .. } | Self::Write(_) => 1,
+            Self::Transmit { .. } | Self::Again | Self::Read { .. } | Self::Late { .. } | Self::Write(_) => 1,
         }
     }
 }

@@ -42,7 +42,7 @@ impl Signals {
     }
 
     /// The signal that asks for the end, if one came.
-    pub(super) fn stop(&self) -> Option<i32> {
+    pub fn stop(&self) -> Option<i32> {
         match self.stop.load(Ordering::Relaxed) {
             0 => None,
             signal => i32::try_from(signal).ok(),

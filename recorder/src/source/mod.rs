@@ -6,8 +6,9 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::time::Duration;
 
-use crate::model::{InterfaceCounts, LinkType};
+use crate::model::{Interface, InterfaceCounts, LinkType, Packet, RealTime};
 
 mod expression;
 #[cfg(target_os = "linux")]
@@ -15,7 +16,7 @@ mod linux;
 
 pub use expression::PacketFilter;
 #[cfg(target_os = "linux")]
-pub use linux::{Arrival, Capture, SETTLING, check, interfaces, local_addresses};
+pub use linux::{Capture, SETTLING, Transmitter, check, interfaces, local_addresses, wake_in_time};
 
 /// The snap length when none is asked for: dumpcap's and tcpdump's, large enough for every real packet.
 pub const DEFAULT_SNAP_LENGTH: u32 = 262_144;
@@ -90,12 +91,39 @@ pub struct Woken {
     pub interrupted: bool,
 }
 
+/// A packet, lent by its source, with the interfaces that are known by then, its own included.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival<'a> {
+    /// The packet.
+    pub packet: Packet<'a>,
+    /// The interfaces of the packets given out so far; [`Packet::interface`] is a position in it.
+    pub interfaces: &'a [Interface],
+    /// What the interfaces are to this machine, in the same order.
+    pub origins: &'a [InterfaceOrigin],
+}
+
+/// Where packets come from, to whoever takes them: a live capture, or a recording in its place
+/// ([`replay::Source`](crate::replay::Source)).
+pub trait Packets {
+    /// The oldest packet, if there is one now and it is not later than `deadline`; the end of time takes whatever there is.
+    fn next(&mut self, deadline: RealTime) -> Option<Arrival<'_>>;
+
+    /// Waits until there may be a packet, or the time is up.
+    ///
+    /// # Errors
+    /// If no more can come, because the source failed.
+    fn wait(&mut self, timeout: Duration) -> io::Result<()>;
+
+    /// Whether no packet will come any more: all interfaces are gone, or the recording has ended. What has come can still be taken.
+    fn is_over(&self) -> bool;
+}
+
 /// What an interface of the recording is to this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InterfaceOrigin {
-    /// The kernel's number of it.
+    /// The kernel's number of it; 0 for one of a recording.
     pub ifindex: u32,
-    /// Whether it is the loopback interface.
+    /// Whether it is the loopback interface, as far as that is known.
     pub is_loopback: bool,
 }
 
@@ -191,6 +219,53 @@ impl Error {
             Self::Filter { .. } => Some("see pcap-filter(7) for the syntax".into()),
             Self::List(_) => None,
         }
+    }
+}
+
+/// Why packets cannot be sent.
+#[derive(Debug, thiserror::Error)]
+pub enum TransmitError {
+    /// There is no interface of this name.
+    #[error("cannot send on {interface}: no such interface\n  `recorder interfaces` lists what there is")]
+    UnknownInterface {
+        /// The name.
+        interface: String,
+    },
+    /// The interface is there, but it is not up.
+    #[error("cannot send on {interface}: it is down\n  bring it up first (ip link set dev {interface} up)")]
+    InterfaceDown {
+        /// The name.
+        interface: String,
+    },
+    /// The interface takes neither Ethernet nor bare IP.
+    #[error(
+        "cannot send on {interface}: its packets begin neither with an Ethernet header nor with IP (ARPHRD {hardware})\n  \
+         choose another interface"
+    )]
+    Kind {
+        /// The name.
+        interface: String,
+        /// The kernel's number for the kind of device.
+        hardware: u16,
+    },
+    /// The kernel refused.
+    #[error("cannot send on {interface}: {} ({step}){}", plain(source), transmit_remedy(source))]
+    Refused {
+        /// The name.
+        interface: String,
+        /// What was being done, in the kernel's words.
+        step: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+}
+
+fn transmit_remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => "\n  needs CAP_NET_RAW; run with sudo",
+        io::ErrorKind::NetworkDown => "\n  the interface was set down",
+        io::ErrorKind::TimedOut => "\n  its queue has been full for ten seconds",
+        _ => "",
     }
 }
 

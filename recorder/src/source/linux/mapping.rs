@@ -1,7 +1,8 @@
-//! The memory of a TPACKET_V3 ring: blocks that the kernel and we hand to each other.
+//! The memory of packet rings: blocks that the kernel and we hand to each other.
 //!
-//! A block belongs to us from the moment its status says so until we write the status back; in between the kernel
-//! does not touch it (prb_dispatch_next_block in net/packet/af_packet.c freezes the queue rather than do so).
+//! Receiving (TPACKET_V3) a block belongs to us from the moment its status says so until we write the status back; in between the
+//! kernel does not touch it (prb_dispatch_next_block in net/packet/af_packet.c freezes the queue rather than do so). Sending
+//! (TPACKET_V2) a block holds one frame, which is ours until we write the status, and again when the kernel has written it back.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -14,6 +15,9 @@ use super::frame::BLOCK_STATUS;
 const STATUS_USER: u32 = 1;
 const STATUS_KERNEL: u32 = 0;
 
+/// Where `tpacket2_hdr` has its status.
+const FRAME_STATUS: usize = std::mem::offset_of!(libc::tpacket2_hdr, tp_status);
+
 /// The size of a ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Geometry {
@@ -23,19 +27,19 @@ pub(super) struct Geometry {
     pub(super) blocks: usize,
 }
 
-/// The mapped ring of one socket.
+/// A mapped ring, unmapped when it is dropped.
 #[derive(Debug)]
-pub(super) struct Mapping {
+struct Memory {
     address: NonNull<u8>,
     geometry: Geometry,
 }
 
 // SAFETY: the mapping is memory that only this value refers to; no thread is special to it.
-unsafe impl Send for Mapping {}
+unsafe impl Send for Memory {}
 
-impl Mapping {
+impl Memory {
     /// Maps the ring that `socket` was given with exactly this geometry.
-    pub(super) fn new(socket: &OwnedFd, geometry: Geometry) -> io::Result<Self> {
+    fn new(socket: &OwnedFd, geometry: Geometry) -> io::Result<Self> {
         let length = geometry.block_bytes * geometry.blocks;
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         // Populated now: the pages exist already (the kernel has allocated the ring), and so no packet pays for a fault.
@@ -50,11 +54,6 @@ impl Mapping {
         Ok(Self { address, geometry })
     }
 
-    /// Its size.
-    pub(super) const fn geometry(&self) -> Geometry {
-        self.geometry
-    }
-
     /// Where block `index` begins; an index beyond the end comes around.
     #[inline]
     fn start(&self, index: usize) -> NonNull<u8> {
@@ -65,19 +64,58 @@ impl Mapping {
         unsafe { self.address.add(offset) }
     }
 
+    /// The status of a block, `offset` bytes from its beginning: 0 or 8, so that it is aligned and inside.
     #[inline]
-    fn status(&self, index: usize) -> &AtomicU32 {
+    fn status<const OFFSET: usize>(&self, index: usize) -> &AtomicU32 {
+        const { assert!(OFFSET == FRAME_STATUS || OFFSET == BLOCK_STATUS) };
         // SAFETY: the status lies inside the block.
-        let address = unsafe { self.start(index).add(BLOCK_STATUS) };
-        // SAFETY: the word is aligned (blocks are whole pages) and lives as long as `self`; the kernel and we both access
-        // it atomically, and a `&mut` slice over it exists only while `self` is borrowed mutably.
+        let address = unsafe { self.start(index).add(OFFSET) };
+        // SAFETY: the word is aligned (blocks are multiples of 16 bytes in whole pages) and lives as long as `self`; the kernel
+        // and we both access it atomically, and a `&mut` slice over it exists only while `self` is borrowed mutably.
         unsafe { AtomicU32::from_ptr(address.as_ptr().cast()) }
+    }
+
+    /// The bytes of a block, which must be ours: the kernel does not touch it until a status is written.
+    #[inline]
+    fn bytes(&mut self, index: usize) -> &mut [u8] {
+        let start = self.start(index).as_ptr();
+        // SAFETY: the mapping has `block_bytes` there; the callers in this file have seen by its status that the block is ours, and
+        // write the status through `&mut self` only, which they cannot while this borrow lives; there is no other borrow for the
+        // same reason.
+        unsafe { slice::from_raw_parts_mut(start, self.geometry.block_bytes) }
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        let length = self.geometry.block_bytes * self.geometry.blocks;
+        // SAFETY: this is what mmap gave, nothing borrows it any more, and it is unmapped only here. The result is not
+        // looked at: it fails only for wrong arguments, and there is nothing left to do.
+        unsafe { libc::munmap(self.address.as_ptr().cast(), length) };
+    }
+}
+
+/// The mapped ring of a socket that receives.
+#[derive(Debug)]
+pub(super) struct Mapping {
+    memory: Memory,
+}
+
+impl Mapping {
+    /// Maps the ring that `socket` was given with exactly this geometry.
+    pub(super) fn new(socket: &OwnedFd, geometry: Geometry) -> io::Result<Self> {
+        Ok(Self { memory: Memory::new(socket, geometry)? })
+    }
+
+    /// Its size.
+    pub(super) const fn geometry(&self) -> Geometry {
+        self.memory.geometry
     }
 
     /// Whether the block belongs to us. Acquire: what the kernel wrote before it handed the block over is seen.
     #[inline]
     pub(super) fn is_ours(&self, index: usize) -> bool {
-        self.status(index).load(Ordering::Acquire) & STATUS_USER != 0
+        self.memory.status::<BLOCK_STATUS>(index).load(Ordering::Acquire) & STATUS_USER != 0
     }
 
     /// The bytes of a block; none while it belongs to the kernel.
@@ -86,23 +124,50 @@ impl Mapping {
         if !self.is_ours(index) {
             return None;
         }
-        let start = self.start(index).as_ptr();
-        // SAFETY: the mapping has `block_bytes` there, the block is ours until `release`, which needs `&mut self` and so
-        // cannot be called while this borrow lives, and there is no other borrow for the same reason.
-        Some(unsafe { slice::from_raw_parts_mut(start, self.geometry.block_bytes) })
+        Some(self.memory.bytes(index))
     }
 
     /// Gives a block back. Release: the kernel must not write into it before our last read is done.
     pub(super) fn release(&mut self, index: usize) {
-        self.status(index).store(STATUS_KERNEL, Ordering::Release);
+        self.memory.status::<BLOCK_STATUS>(index).store(STATUS_KERNEL, Ordering::Release);
     }
 }
 
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        let length = self.geometry.block_bytes * self.geometry.blocks;
-        // SAFETY: this is what mmap gave, nothing borrows it any more, and it is unmapped only here. The result is not
-        // looked at: it fails only for wrong arguments, and there is nothing left to do.
-        unsafe { libc::munmap(self.address.as_ptr().cast(), length) };
+/// The mapped ring of a socket that sends; each block is a frame.
+#[derive(Debug)]
+pub(super) struct SendMapping {
+    memory: Memory,
+}
+
+impl SendMapping {
+    /// Maps the ring that `socket` was given with exactly this geometry.
+    pub(super) fn new(socket: &OwnedFd, geometry: Geometry) -> io::Result<Self> {
+        Ok(Self { memory: Memory::new(socket, geometry)? })
+    }
+
+    /// How many frames there are.
+    pub(super) const fn frames(&self) -> usize {
+        self.memory.geometry.blocks
+    }
+
+    /// What the kernel says of a frame (`TP_STATUS_`). Acquire: it is done reading the frame before it says so.
+    #[inline]
+    pub(super) fn status(&self, index: usize) -> u32 {
+        self.memory.status::<FRAME_STATUS>(index).load(Ordering::Acquire)
+    }
+
+    /// The bytes of a frame; none while it waits to be sent, or is being sent.
+    #[inline]
+    pub(super) fn frame(&mut self, index: usize) -> Option<&mut [u8]> {
+        if self.status(index) != libc::TP_STATUS_AVAILABLE {
+            return None;
+        }
+        Some(self.memory.bytes(index))
+    }
+
+    /// Hands a frame to the kernel. Release: it must see what we have written.
+    #[inline]
+    pub(super) fn request(&mut self, index: usize) {
+        self.memory.status::<FRAME_STATUS>(index).store(libc::TP_STATUS_SEND_REQUEST, Ordering::Release);
     }
 }

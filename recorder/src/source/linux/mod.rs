@@ -13,6 +13,7 @@ mod links;
 mod mapping;
 mod ring;
 mod sys;
+mod transmit;
 
 use std::io;
 use std::ops::Range;
@@ -24,10 +25,13 @@ use self::frame::Frame;
 use self::known::Known;
 use self::links::{Change, Link, Links};
 use self::ring::{Refusal, Ring, RingOptions};
-use super::{CaptureCounts, CaptureOptions, Error, Event, InterfaceOrigin, Selection, Woken};
+use super::{
+    Arrival, CaptureCounts, CaptureOptions, Error, Event, InterfaceOrigin, Packets, Selection, Woken,
+};
 use crate::model::{Direction, Interface, InterfaceCounts, InterfaceId, Packet, RealTime, Reception};
 
 pub use interfaces::{interfaces, local_addresses};
+pub use transmit::{Transmitter, wake_in_time};
 
 /// After this time the kernel has handed over every packet that it had: the block timer runs for 10 ms, notices an open
 /// block at its second expiry, and both are rounded up to the tick, which is 10 ms where HZ is 100.
@@ -74,17 +78,6 @@ enum State {
     Up,
     Down,
     Gone,
-}
-
-/// A packet, lent by its ring, with the interfaces that are known by then, its own included.
-#[derive(Clone, Copy, Debug)]
-pub struct Arrival<'a> {
-    /// The packet.
-    pub packet: Packet<'a>,
-    /// The interfaces of the packets given out so far; [`Packet::interface`] is a position in it.
-    pub interfaces: &'a [Interface],
-    /// What the interfaces are to this machine, in the same order.
-    pub origins: &'a [InterfaceOrigin],
 }
 
 /// A packet that was taken out of a ring, without its borrow.
@@ -492,4 +485,18 @@ fn source(ring: Ring, target: Target, known: &mut Known) -> Source {
         Named { name: link.name, ifindex: link.index, state: State::Up, id }
     });
     Source { ring, named, rejected: 0 }
+}
+
+impl Packets for Capture {
+    fn next(&mut self, deadline: RealTime) -> Option<Arrival<'_>> {
+        Self::next(self, deadline)
+    }
+
+    fn wait(&mut self, timeout: Duration) -> io::Result<()> {
+        Self::wait(self, timeout, &[]).map(|_| ())
+    }
+
+    fn is_over(&self) -> bool {
+        self.all_gone()
+    }
 }

@@ -85,7 +85,7 @@ impl Ring {
         if options.promiscuous && options.ifindex != 0 {
             sys::set_promiscuous(&socket, options.ifindex).map_err(at("promiscuous mode"))?;
         }
-        sys::bind_packet(&socket, options.ifindex).map_err(at("bind"))?;
+        sys::bind_packet(&socket, options.ifindex, libc::ETH_P_ALL).map_err(at("bind"))?;
         Ok(Self { socket, mapping, current: 0, walk: None, head: None, received: 0, dropped: 0, damaged: 0 })
     }
 

@@ -46,6 +46,30 @@ pub(super) fn set_ring(socket: &OwnedFd, request: &libc::tpacket_req3) -> io::Re
     set(socket, libc::SOL_PACKET, libc::PACKET_RX_RING, request)
 }
 
+/// Asks for a TPACKET_V2 ring to send from.
+pub(super) fn set_send_ring(socket: &OwnedFd, request: &libc::tpacket_req) -> io::Result<()> {
+    set(socket, libc::SOL_PACKET, libc::PACKET_TX_RING, request)
+}
+
+/// Has the kernel send what the ring of this socket holds. Does not wait. How much of it went out the ring itself tells.
+pub(super) fn send_ring(socket: &OwnedFd) -> io::Result<()> {
+    // SAFETY: no data goes in: the kernel takes it from the ring.
+    let sent = unsafe { libc::send(socket.as_raw_fd(), std::ptr::null(), 0, libc::MSG_DONTWAIT) };
+    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Lets this thread, and none that it starts, run before all that have no real-time priority. Needs CAP_SYS_NICE.
+pub(super) fn set_real_time() -> io::Result<()> {
+    // SAFETY: a structure of numbers, for which zero is a value; on musl it has more than the priority.
+    let mut parameters: libc::sched_param = unsafe { std::mem::zeroed() };
+    // The lowest of them.
+    parameters.sched_priority = 1;
+    let policy = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;
+    // SAFETY: 0 is the calling thread, and `parameters` outlives the call.
+    checked(unsafe { libc::sched_setscheduler(0, policy, &raw const parameters) })?;
+    Ok(())
+}
+
 /// Makes an interface promiscuous for as long as this socket lives.
 pub(super) fn set_promiscuous(socket: &OwnedFd, ifindex: c_int) -> io::Result<()> {
     let request = libc::packet_mreq {
@@ -100,11 +124,12 @@ fn bind<T>(socket: &OwnedFd, address: &T) -> io::Result<()> {
     Ok(())
 }
 
-/// Binds a packet socket to all protocols of an interface; 0 is all interfaces.
-pub(super) fn bind_packet(socket: &OwnedFd, ifindex: c_int) -> io::Result<()> {
+/// Binds a packet socket to a protocol of an interface (`ETH_P_ALL`: to all; 0: to none, so that it receives nothing); interface
+/// 0 is all of them.
+pub(super) fn bind_packet(socket: &OwnedFd, ifindex: c_int, protocol: c_int) -> io::Result<()> {
     let address = libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as u16,
-        sll_protocol: (libc::ETH_P_ALL as u16).to_be(),
+        sll_protocol: (protocol as u16).to_be(),
         sll_ifindex: ifindex,
         sll_hatype: 0,
         sll_pkttype: 0,

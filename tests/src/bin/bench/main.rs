@@ -9,6 +9,7 @@ mod compression;
 mod cost;
 mod count;
 mod lookup;
+mod replay;
 mod report;
 mod tool;
 
@@ -17,6 +18,7 @@ use tool::Tool;
 const USAGE: &str = "usage: bench [--quick] [--rounds N] [--write FILE] [--without-recorder]
        bench lookup [--quick] [--write FILE]    what one scan of all sockets and their processes costs
        bench compression [--quick] [--write FILE]    what compression saves and costs, by level
+       bench replay [--quick] [--write FILE]    how fast recordings are sent, and how well in time, beside tcpreplay
   --quick              small counts, two rounds: shows that the benchmark runs
   --rounds N           rounds of each comparison (5)
   --write FILE         also replace the generated part of FILE
@@ -35,6 +37,7 @@ fn main() {
     match std::env::args().nth(1).as_deref() {
         Some("lookup") => return lookup::main(rest()),
         Some("compression") => return compression::main(&rest()),
+        Some("replay") => return replay::main(&rest()),
         _ => {}
     }
     let Some(plan) = plan(std::env::args().skip(1).collect()) else {
