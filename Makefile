@@ -19,6 +19,7 @@ help:
 	@echo 'make bench-compression  measure size and CPU by level of compression (root; minutes)'
 	@echo 'make bench-replay  measure how fast and how well in time recordings are sent, beside tcpreplay (root)'
 	@echo 'make lint          format, clippy, as CI does'
+	@echo 'make check-macos   type-check for aarch64-apple-darwin and x86_64-apple-darwin (rustup)'
 	@echo 'make doc           documentation, warnings are errors'
 	@echo 'make ebpf          rebuild the committed eBPF object (installs its own compiler)'
 	@echo 'make install-deps  install what building and testing need (Debian 12; root or sudo)'
@@ -89,6 +90,10 @@ bench-replay:
 lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+# Type-checks for both kinds of Mac; installs the targets by rustup if they are missing.
+check-macos:
+	sh tests/check-macos
 
 doc:
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps

@@ -11,6 +11,7 @@ pub mod output;
 pub mod pcapng;
 pub mod pipeline;
 pub mod replay;
+#[cfg(target_os = "linux")]
 pub mod sandbox;
 pub mod selection;
 pub mod source;

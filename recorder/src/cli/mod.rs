@@ -24,11 +24,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+#[cfg(target_os = "linux")]
 use nix::unistd::Uid;
 
 use self::selection::SelectionArgs;
 use crate::output::{self, CreateError};
 use crate::pcapng::{ReadError, Reader};
+#[cfg(target_os = "linux")]
 use crate::sandbox;
 use crate::selection::ProcessFilter;
 use crate::source::{self, TransmitError};
@@ -119,7 +121,15 @@ pub fn run(cli: Cli) -> ExitCode {
     })
 }
 
+/// Only Linux has capabilities.
+#[cfg(not(target_os = "linux"))]
+#[expect(clippy::unnecessary_wraps, reason = "on Linux it can fail")]
+fn restrict(_: &Command) -> io::Result<()> {
+    Ok(())
+}
+
 /// Leaves an ordinary user who got capabilities from the binary those that the command needs.
+#[cfg(target_os = "linux")]
 fn restrict(command: &Command) -> io::Result<()> {
     if Uid::effective().is_root() {
         return Ok(());

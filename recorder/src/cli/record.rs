@@ -12,6 +12,7 @@ use clap::{Args, ValueEnum};
 use super::selection::{AFTER_HELP, SelectionArgs};
 use super::size::{self, GIB, KIB, MIB, Size};
 use super::status::Screen;
+#[cfg(target_os = "linux")]
 use crate::attribution::linux::ebpf::DEFAULT_EVENT_BYTES;
 use crate::output::Compression;
 use crate::pcapng::Annotate;
@@ -19,6 +20,10 @@ use crate::pipeline::{
     self, AttributionMode, Error, Finished, Invoker, Limits, Plan, Rotation, Signals, Why,
 };
 use crate::source::{CaptureOptions, DEFAULT_BUFFER_BYTES, DEFAULT_SNAP_LENGTH, Selection};
+
+/// There are no events to keep.
+#[cfg(not(target_os = "linux"))]
+const DEFAULT_EVENT_BYTES: u32 = 16 << 20;
 
 /// What `--help` and the manual say behind the options.
 const AFTER_OPTIONS: &str = "\

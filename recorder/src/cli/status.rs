@@ -7,6 +7,7 @@ use std::path::Path;
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
 use super::{report, text};
+#[cfg(target_os = "linux")]
 use crate::attribution::linux::ebpf::State;
 use crate::model::{AttributionCounts, Found, Reason, Statistics};
 use crate::pipeline::{Attributing, Finished, Observer, Progress, Why, describe};
@@ -77,15 +78,10 @@ impl Screen {
             None => print_line(text),
         }
     }
-}
 
-/// Nobody can be told that standard error is closed.
-fn print_line(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
-}
-
-impl Observer for Screen {
-    fn ready(&mut self, interfaces: &str, attribution: &Attributing) {
+    /// What is known about owners here, and what is not.
+    #[cfg(target_os = "linux")]
+    fn restrictions(&mut self, attribution: &Attributing) {
         let doctor = Some("`recorder doctor` tells what to do about it");
         match attribution {
             Attributing::Unavailable(error, lookup) => {
@@ -117,10 +113,27 @@ impl Observer for Screen {
                 self.print(&format!("works without {} (see `recorder doctor`)", names.join(", ")));
             }
         }
+    }
+}
+
+/// Nobody can be told that standard error is closed.
+fn print_line(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+impl Observer for Screen {
+    fn ready(&mut self, interfaces: &str, attribution: &Attributing) {
+        #[cfg(target_os = "linux")]
+        self.restrictions(attribution);
         let by = match attribution {
+            #[cfg(target_os = "linux")]
             Attributing::Ebpf { .. } => "owners by eBPF",
+            #[cfg(target_os = "linux")]
             Attributing::Procfs { .. } => "owners by /proc",
-            Attributing::Off | Attributing::Unavailable(..) => "without owners",
+            Attributing::Pktap => "owners by PKTAP",
+            #[cfg(target_os = "linux")]
+            Attributing::Unavailable(..) => "without owners",
+            Attributing::Off => "without owners",
         };
         // Also with --quiet: scripts wait for this line.
         if !self.silent {

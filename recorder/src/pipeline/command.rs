@@ -1,7 +1,7 @@
 //! Commands that are started: the recorded one, with its standard streams as they are, and the one for a file that is done.
 //! Both run with the rights of the user who called us.
 
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{CString, OsStr};
 use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
@@ -33,24 +33,32 @@ impl Invoker {
     }
 }
 
+/// What getgrouplist(3) calls a group.
+#[cfg(target_os = "macos")]
+type Group = libc::c_int;
+#[cfg(not(target_os = "macos"))]
+type Group = libc::gid_t;
+
 /// The groups of a user, as the group database has them.
 fn groups(name: &CString, gid: u32) -> Vec<u32> {
-    let mut groups = vec![0; 64];
+    let mut groups: Vec<Group> = vec![0; 64];
     loop {
         let mut count = groups.len() as libc::c_int;
         // SAFETY: the name is a C string, and `count` is the room that there is in `groups`.
-        let result = unsafe { libc::getgrouplist(name.as_ptr(), gid, groups.as_mut_ptr(), &raw mut count) };
+        let result =
+            unsafe { libc::getgrouplist(name.as_ptr(), gid as Group, groups.as_mut_ptr(), &raw mut count) };
         let count = usize::try_from(count).unwrap_or(0);
         if result >= 0 || count <= groups.len() {
             groups.truncate(count);
-            return groups;
+            return groups.into_iter().map(|group| u32::from_ne_bytes(group.to_ne_bytes())).collect();
         }
         groups.resize(count, 0);
     }
 }
 
 /// Starts the command.
-pub(super) fn start(command: &[OsString], invoker: Option<&Invoker>) -> io::Result<Child> {
+#[cfg(target_os = "linux")]
+pub(super) fn start(command: &[std::ffi::OsString], invoker: Option<&Invoker>) -> io::Result<Child> {
     let Some((program, arguments)) = command.split_first() else {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "no command is given"));
     };
@@ -71,8 +79,10 @@ pub(super) fn start_aside(program: &OsStr, file: &Path, invoker: Option<&Invoker
         // SAFETY: the arguments are integers; 0 is this process.
         check(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, LOWEST) })?;
         // Given to us (by systemd, for example) for recording; any program would inherit them.
+        #[cfg(target_os = "linux")]
         // SAFETY: the arguments are integers.
-        check(unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) })
+        check(unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) })?;
+        Ok(())
     };
     // SAFETY: the closure runs between fork and exec, and makes system calls only.
     unsafe { starting.pre_exec(step_aside) };
@@ -91,7 +101,7 @@ fn become_caller(command: &mut Command, invoker: Option<&Invoker>) {
     let become_caller = move || {
         if let Some(groups) = &groups {
             // SAFETY: the pointer and the length are those of a list of group ids.
-            check(unsafe { libc::setgroups(groups.len(), groups.as_ptr()) })?;
+            check(unsafe { libc::setgroups(groups.len() as _, groups.as_ptr()) })?;
         }
         // SAFETY: the argument is an integer.
         check(unsafe { libc::setgid(gid) })?;
@@ -107,6 +117,7 @@ fn check(result: libc::c_int) -> io::Result<()> {
 }
 
 /// Passes a request to stop on to the command. That it has ended meanwhile is fine.
+#[cfg(target_os = "linux")]
 pub(super) fn stop(child: &Child, signal: i32) {
     if let Ok(pid) = i32::try_from(child.id()) {
         // SAFETY: the arguments are integers; the child has not been waited for, so the pid is still its own.

@@ -110,7 +110,7 @@ impl<'a> Files<'a> {
         Ok(files)
     }
 
-    /// Named interfaces stand in each file, even if they never see a packet.
+    /// Named interfaces stand in each file, even if they never see a packet. (On macOS a packet tells what its interface is.)
     pub(super) fn add_named(&mut self, interfaces: &[Interface]) -> io::Result<()> {
         match self.plan.capture.interfaces {
             Selection::Any => Ok(()),
@@ -226,6 +226,7 @@ impl<'a> Files<'a> {
     }
 
     /// Removes the file, in which there is nothing yet.
+    #[cfg(target_os = "linux")]
     pub(super) fn discard(&self) {
         let output = self.writer.get_ref();
         if !output.is_stream() {

@@ -7,10 +7,15 @@ mod afterwards;
 mod clock;
 mod command;
 mod files;
+#[cfg(target_os = "linux")]
 mod recording;
+#[cfg(target_os = "linux")]
 mod scans;
 mod section;
 mod stop;
+#[cfg(any(test, target_os = "macos"))]
+mod told;
+#[cfg(target_os = "linux")]
 mod witness;
 
 use std::ffi::OsString;
@@ -20,7 +25,9 @@ use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::Duration;
 
+#[cfg(target_os = "linux")]
 use crate::attribution::linux::ebpf::{EbpfError, Report};
+#[cfg(target_os = "linux")]
 use crate::attribution::linux::procfs::{Hidden, ScanError};
 use crate::model::{ProcessIndex, ProcessTable, Statistics};
 use crate::output::{Compression, CreateError};
@@ -29,8 +36,11 @@ use crate::selection::Expr;
 use crate::source::{self, CaptureOptions};
 
 pub use command::{Invoker, describe};
+#[cfg(target_os = "linux")]
 pub use recording::record;
 pub use stop::{Signals, Why};
+#[cfg(target_os = "macos")]
+pub use told::record;
 
 /// How owners are found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,6 +167,7 @@ pub trait Observer {
 #[derive(Debug)]
 pub enum Attributing {
     /// By eBPF.
+    #[cfg(target_os = "linux")]
     Ebpf {
         /// What became of each hook.
         reports: Vec<Report>,
@@ -164,15 +175,19 @@ pub enum Attributing {
         snapshot: Result<Hidden, ScanError>,
     },
     /// By what sock_diag and /proc show.
+    #[cfg(target_os = "linux")]
     Procfs {
         /// Why not by eBPF; none if that was not asked for.
         refused: Option<EbpfError>,
         /// What cannot be looked into.
         hidden: Hidden,
     },
+    /// By what macOS writes before each packet.
+    Pktap,
     /// Not at all, because that was asked for.
     Off,
     /// Not at all, because neither works here.
+    #[cfg(target_os = "linux")]
     Unavailable(EbpfError, ScanError),
 }
 
@@ -219,11 +234,19 @@ pub enum Error {
     #[error(transparent)]
     Source(#[from] source::Error),
     /// Owners cannot be found in the way that was asked for, or that is needed.
+    #[cfg(target_os = "linux")]
     #[error("cannot find the owners of packets: {0}")]
     Attribution(#[from] EbpfError),
     /// Owners cannot be found in /proc, as was asked for.
+    #[cfg(target_os = "linux")]
     #[error("cannot find the owners of packets: {0}")]
     Scan(#[from] ScanError),
+    /// This system cannot do it.
+    #[error("cannot {what}")]
+    NotHere {
+        /// What, and why not.
+        what: &'static str,
+    },
     /// The file cannot be created.
     #[error(transparent)]
     Create(#[from] CreateError),
@@ -250,10 +273,13 @@ impl Error {
     pub fn remedy(&self) -> Option<String> {
         match self {
             Self::Source(error) => error.remedy(),
+            #[cfg(target_os = "linux")]
             Self::Attribution(error) => {
                 Some(format!("{}; `recorder doctor` tells what is missing", error.remedy()))
             }
+            #[cfg(target_os = "linux")]
             Self::Scan(_) => Some(ScanError::REMEDY.into()),
+            Self::NotHere { .. } => Some("leave it out; docs/LIMITS.md has what works on macOS".into()),
             Self::Create(_) | Self::System { .. } => None,
             Self::Command { .. } => Some("nothing was recorded".into()),
         }

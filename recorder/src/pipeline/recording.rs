@@ -62,19 +62,12 @@ pub fn record(plan: &Plan, signals: &Signals, observer: &mut dyn Observer) -> Re
     for note in capture.notes() {
         observer.note(note);
     }
-    observer.ready(&interfaces_in_words(&plan.capture.interfaces), &attributing);
+    observer.ready(&plan.capture.interfaces.to_string(), &attributing);
     let mut recording = Recording::new(plan, capture, witness, files, began);
     recording.expect(scan);
     recording.start_command()?;
     let why = recording.run(signals, observer);
     Ok(recording.end(why, signals, observer))
-}
-
-fn interfaces_in_words(selection: &Selection) -> String {
-    match selection {
-        Selection::Any => "any".to_owned(),
-        Selection::Named(names) => names.join(", "),
-    }
 }
 
 struct Recording<'a> {

@@ -4,6 +4,7 @@
 //! packet by packet in order of arrival. A packet's bytes stay where the kernel put them until the next call, so
 //! that holding a packet back costs neither a copy nor a queue.
 
+use std::fmt;
 use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -13,10 +14,15 @@ use crate::model::{Interface, InterfaceCounts, LinkType, Packet, RealTime};
 mod expression;
 #[cfg(target_os = "linux")]
 mod linux;
+#[cfg(target_os = "macos")]
+mod macos;
+pub mod pktap;
 
 pub use expression::PacketFilter;
 #[cfg(target_os = "linux")]
 pub use linux::{Capture, SETTLING, Transmitter, check, interfaces, local_addresses, wake_in_time};
+#[cfg(target_os = "macos")]
+pub use macos::{Capture, check, interfaces};
 
 /// The snap length when none is asked for: dumpcap's and tcpdump's, large enough for every real packet.
 pub const DEFAULT_SNAP_LENGTH: u32 = 262_144;
@@ -31,6 +37,15 @@ pub enum Selection {
     Any,
     /// These, each with a ring of its own.
     Named(Vec<String>),
+}
+
+impl fmt::Display for Selection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("any"),
+            Self::Named(names) => f.write_str(&names.join(", ")),
+        }
+    }
 }
 
 /// What to capture, and how.
@@ -271,6 +286,9 @@ fn transmit_remedy(error: &io::Error) -> &'static str {
 
 fn refused_remedy(error: &io::Error) -> Option<&'static str> {
     match error.kind() {
+        io::ErrorKind::PermissionDenied if cfg!(target_os = "macos") => {
+            Some("needs root; run with sudo, or see `recorder doctor`")
+        }
         io::ErrorKind::PermissionDenied => Some("needs CAP_NET_RAW; run with sudo, or see `recorder doctor`"),
         io::ErrorKind::OutOfMemory => Some("ask for a smaller ring with --buffer-size"),
         _ => None,
