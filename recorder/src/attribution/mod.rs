@@ -7,7 +7,6 @@
 #[cfg(target_os = "linux")]
 mod attributor;
 pub mod event;
-#[cfg(target_os = "linux")]
 mod fragments;
 #[cfg(target_os = "linux")]
 mod identities;
