@@ -2,8 +2,8 @@
 
 CARGO ?= cargo
 .DEFAULT_GOAL := help
-.PHONY: help demo test readers wiresharks test-kernels deb test-deb accuracy bench bench-procfs bench-compression bench-replay ebpf lint doc
-.PHONY: install-deps check-macos
+.PHONY: help demo test readers wiresharks test-kernels deb test-deb accuracy bench bench-procfs bench-compression bench-reading bench-replay
+.PHONY: install-deps check-macos ebpf lint doc
 
 help:
 	@echo 'make demo          build, record a few short-lived programs, show who sent what'
@@ -18,6 +18,7 @@ help:
 	@echo 'make bench-procfs  measure the look-up of sockets against the listeners crate (root)'
 	@echo 'make bench-compression  measure size and CPU by level of compression (root; minutes)'
 	@echo 'make bench-replay  measure how fast and how well in time recordings are sent, beside tcpreplay (root)'
+	@echo 'make bench-reading  measure how fast a file of a gigabyte is printed, against tcpdump (root; minutes)'
 	@echo 'make lint          format, clippy, as CI does'
 	@echo 'make check-macos   type-check for aarch64-apple-darwin and x86_64-apple-darwin (rustup)'
 	@echo 'make doc           documentation, warnings are errors'
@@ -86,6 +87,11 @@ bench-replay:
 	sh tests/install-deps test
 	$(CARGO) build --release --workspace --bins
 	sh tests/run-built release bench replay --write docs/PERFORMANCE.md
+
+bench-reading:
+	sh tests/install-deps test
+	$(CARGO) build --release --workspace --bins
+	sh tests/run-built release bench reading --write docs/PERFORMANCE.md
 
 lint:
 	$(CARGO) fmt --all --check

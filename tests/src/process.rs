@@ -29,6 +29,8 @@ pub struct Output {
     pub stderr: String,
     /// CPU time, user and system, with that of its descendants that it waited for.
     pub cpu: Duration,
+    /// The most memory that it or one of them had at a time, in bytes; at least what we had when it was started.
+    pub peak_memory: u64,
 }
 
 impl Output {
@@ -41,7 +43,7 @@ impl Output {
 
 impl fmt::Display for Output {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { command, status, stdout, stderr, cpu: _ } = self;
+        let Self { command, status, stdout, stderr, cpu: _, peak_memory: _ } = self;
         write!(f, "command: {command}\n{status}\n--- stdout\n{stdout}\n--- stderr\n{stderr}\n---")
     }
 }
@@ -137,12 +139,17 @@ impl Running {
     }
 
     /// Waits for its end; kills it and panics if that does not come.
-    pub fn finish(mut self) -> Output {
+    pub fn finish(self) -> Output {
+        self.finish_within(DEADLINE)
+    }
+
+    /// The same for a program that has much to do.
+    pub fn finish_within(mut self, deadline: Duration) -> Output {
         let child = self.child.take().expect("a running program has not been waited for");
         let (sender, receiver) = mpsc::channel();
         let pid = self.pid;
         thread::spawn(move || sender.send(sys::wait(pid)));
-        let Ok((status, cpu)) = receiver.recv_timeout(DEADLINE) else {
+        let Ok((status, cpu, peak_memory)) = receiver.recv_timeout(deadline) else {
             sys::signal(pid, libc::SIGKILL);
             panic!("did not end\n{}", self.evidence());
         };
@@ -151,7 +158,7 @@ impl Running {
             stream.wait(PIPE_DEADLINE, |state| state.closed.then_some(()));
         }
         let (stdout, stderr) = (self.stdout.text(), self.stderr.text());
-        Output { command: std::mem::take(&mut self.command), status, stdout, stderr, cpu }
+        Output { command: std::mem::take(&mut self.command), status, stdout, stderr, cpu, peak_memory }
     }
 
     fn wait_for(&self, stream: &Stream, what: &str, fits: impl Fn(&str) -> bool) -> String {

@@ -31,15 +31,17 @@ pub(crate) fn has_ended(pid: u32) -> bool {
     info.si_signo == libc::SIGCHLD
 }
 
-/// Waits for a child; also tells the CPU time, user and system, of it and of all descendants that it waited for.
-pub(crate) fn wait(pid: u32) -> (ExitStatus, Duration) {
+/// Waits for a child; also tells the CPU time, user and system, of it and of all descendants that it waited for, and the most
+/// memory that one of them had, in bytes.
+pub(crate) fn wait(pid: u32) -> (ExitStatus, Duration, u64) {
     let mut status = 0;
     // SAFETY: rusage is plain numbers, for which zero is a value.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
     // SAFETY: both pointers are to live values of the right type.
     let result = unsafe { libc::wait4(pid as libc::pid_t, &raw mut status, 0, &raw mut usage) };
     assert_eq!(result, pid as libc::pid_t, "wait4({pid}) failed: {}", io::Error::last_os_error());
-    (ExitStatus::from_raw(status), duration(usage.ru_utime) + duration(usage.ru_stime))
+    let peak_memory = usage.ru_maxrss as u64 * 1024;
+    (ExitStatus::from_raw(status), duration(usage.ru_utime) + duration(usage.ru_stime), peak_memory)
 }
 
 fn duration(time: libc::timeval) -> Duration {

@@ -10,6 +10,7 @@ mod cost;
 mod count;
 mod lookup;
 mod replay;
+mod reading;
 mod report;
 mod tool;
 
@@ -19,6 +20,7 @@ const USAGE: &str = "usage: bench [--quick] [--rounds N] [--write FILE] [--witho
        bench lookup [--quick] [--write FILE]    what one scan of all sockets and their processes costs
        bench compression [--quick] [--write FILE]    what compression saves and costs, by level
        bench replay [--quick] [--write FILE]    how fast recordings are sent, and how well in time, beside tcpreplay
+       bench reading [--quick] [--write FILE]    how fast a file of a gigabyte is printed, beside tcpdump
   --quick              small counts, two rounds: shows that the benchmark runs
   --rounds N           rounds of each comparison (5)
   --write FILE         also replace the generated part of FILE
@@ -38,6 +40,7 @@ fn main() {
         Some("lookup") => return lookup::main(rest()),
         Some("compression") => return compression::main(&rest()),
         Some("replay") => return replay::main(&rest()),
+        Some("reading") => return reading::main(&rest()),
         _ => {}
     }
     let Some(plan) = plan(std::env::args().skip(1).collect()) else {

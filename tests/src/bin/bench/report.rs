@@ -88,7 +88,7 @@ fn extremes(figures: &[f64]) -> (f64, f64) {
     (lowest, figures.iter().copied().fold(0.0, f64::max))
 }
 
-fn spread(figures: Vec<f64>) -> String {
+pub(crate) fn spread(figures: Vec<f64>) -> String {
     let (lowest, highest) = extremes(&figures);
     format!("{:.0} ({lowest:.0}-{highest:.0})", median(figures))
 }
