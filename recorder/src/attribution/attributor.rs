@@ -5,30 +5,32 @@ use std::time::Duration;
 
 use foldhash::{HashMap, HashSet};
 
-use super::event::{Event, Holder, NetNs, ProcessId, ProcessNews, Scan};
+use super::event::{Event, Holder, ProcessId, ProcessNews, Scan};
 use super::fragments::Fragments;
 use super::identities::Identities;
 use super::join::{Answer, Join, Question};
-use super::linux::conntrack::{self, Conntrack};
-use super::linux::process::ProcessDetails;
+use super::journal::Journal;
 use super::memo::{Circumstances, Memo};
-use crate::decode::{self, Decoded, IpPacket, Transport};
+use super::news::{Moment, News, Origin};
+use super::process::describe;
+use super::translations::{Translated, Translations, Translator};
+use crate::decode::{self, Decoded, FragmentInfo, IpPacket, Transport};
 use crate::model::{
     Attribution, Direction, Endpoint, Flow, Found, LinkType, MonoTime, Owner, Packet, ProcessIndex,
-    ProcessKey, ProcessTable, Protocol, Reason,
+    ProcessTable, Protocol, Reason,
 };
 
 /// What is known of a packet besides its bytes.
 #[derive(Clone, Copy, Debug)]
-pub struct Context {
+struct Context {
     /// How its bytes begin.
-    pub link_type: LinkType,
+    link_type: LinkType,
     /// Whether it was captured on the loopback interface, where both ends are on this host and in this namespace.
-    pub is_loopback: bool,
+    is_loopback: bool,
     /// When it was captured, on the clock of the events.
-    pub at: MonoTime,
+    at: MonoTime,
     /// For how long after that all events are known.
-    pub waited: Duration,
+    waited: Duration,
 }
 
 /// Names the processes at both ends of packets.
@@ -39,17 +41,22 @@ pub struct Attributor {
     known: HashMap<ProcessId, ProcessIndex>,
     identities: Identities,
     tracked: HashSet<ProcessIndex>,
-    details: ProcessDetails,
-    netns: NetNs,
+    origin: Origin,
+    /// Where the recording stands; none before the first packets.
+    moment: Option<Moment>,
     /// As numbers, sorted: a search among few is quicker than a hash.
     local_addresses: Vec<u128>,
     fragments: Fragments,
-    conntrack: Conntrack,
+    translations: Translations,
     memo: Memo,
     /// Grows whenever an answer may become another one.
     knowledge: u64,
     /// Nobody tells what happens; sockets are looked up now and then.
     is_blind: bool,
+    /// What was learnt, if it is kept.
+    journal: Option<Journal>,
+    /// What was learnt from the last packet, if that is kept: to be told where the packet itself is not.
+    from_packet: Vec<News>,
 }
 
 /// One end of a packet.
@@ -71,31 +78,76 @@ impl End {
 struct Views {
     flow: Flow,
     translated: Option<Flow>,
+    /// Until when the translation, or that there is none, is believed; none if nothing limits that.
+    until: Option<MonoTime>,
 }
 
 impl Attributor {
-    /// Starts with nothing known. `netns` is the namespace in which packets are captured.
-    pub fn new(netns: NetNs, details: ProcessDetails) -> Self {
+    /// Starts with nothing known but this. Without a `translator` nothing is known of translated addresses but what is learnt.
+    pub fn new(origin: Origin, translator: Option<Box<dyn Translator>>) -> Self {
         Self {
             join: Join::default(),
             processes: ProcessTable::default(),
             known: HashMap::default(),
             identities: Identities::default(),
             tracked: HashSet::default(),
-            details,
-            netns,
+            origin,
+            moment: None,
             local_addresses: Vec::new(),
             fragments: Fragments::default(),
-            conntrack: Conntrack::default(),
+            translations: Translations::new(translator),
             memo: Memo::default(),
             // More than what the empty memo was made with.
             knowledge: 1,
             is_blind: false,
+            journal: None,
+            from_packet: Vec::new(),
         }
     }
 
-    /// Takes one event.
-    pub fn event(&mut self, event: Event) {
+    /// From now on all that is learnt is kept in a journal. To be called before anything is learnt.
+    pub fn keep_journal(&mut self) {
+        self.journal = Some(Journal::new(&self.origin));
+    }
+
+    /// What was learnt since it was last taken out; none if it is not kept.
+    pub const fn journal_mut(&mut self) -> Option<&mut Journal> {
+        self.journal.as_mut()
+    }
+
+    /// Learns something. There is no other way in but packets.
+    pub fn learn(&mut self, news: News) {
+        if let Some(journal) = &mut self.journal {
+            journal.news(&news);
+        }
+        match news {
+            News::Event(event) => self.event(event),
+            News::SnapshotExpected => self.join.expect_snapshot(),
+            News::Scan(scan) => self.scanned(scan),
+            News::Lost { from, to } => {
+                self.knowledge += 1;
+                self.join.lost_between(from, to);
+            }
+            News::Addresses(addresses) => self.set_local_addresses(addresses),
+            News::Forget(now) => {
+                self.knowledge += 1;
+                self.join.forget(now);
+                self.translations.forget(now);
+            }
+            News::Moment(moment) => self.moment = Some(moment),
+            News::Tracking(is_tracking) => {
+                self.knowledge += 1;
+                self.translations.learn_tracking(is_tracking);
+            }
+            News::Translation { flow, at, answer } => self.translations.learn(flow, at, answer),
+            News::Opening { flow, at } => self.note_opening(flow, at),
+            News::FirstFragment { flow, identification, at } => {
+                self.fragments.learn_first(flow, identification, at);
+            }
+        }
+    }
+
+    fn event(&mut self, event: Event) {
         self.knowledge += 1;
         match event {
             Event::Socket(mut news) => {
@@ -116,13 +168,7 @@ impl Attributor {
         }
     }
 
-    /// A scan for sockets from before the start is under way; see [`Join::expect_snapshot`].
-    pub const fn expect_snapshot(&mut self) {
-        self.join.expect_snapshot();
-    }
-
-    /// Takes what was seen in the kernel's tables; see [`Join::scanned`].
-    pub fn scanned(&mut self, mut scan: Scan) {
+    fn scanned(&mut self, mut scan: Scan) {
         self.knowledge += 1;
         self.is_blind |= scan.found == Found::Procfs;
         for news in &scan.processes {
@@ -139,11 +185,9 @@ impl Attributor {
     }
 
     fn learn_process(&mut self, news: &ProcessNews) {
-        let key =
-            ProcessKey { pid: news.pid, start_boottime_ns: news.start_boottime_ns, exec_id: news.exec_id };
-        let index = match self.processes.find(&key) {
+        let index = match self.processes.find(&news.key()) {
             Some(index) => index,
-            None => self.processes.put(key, self.details.process(news)),
+            None => self.processes.put(news.key(), describe(news, self.origin.boot)),
         };
         self.known.insert(news.id, index);
         if news.tracked {
@@ -151,25 +195,11 @@ impl Attributor {
         }
     }
 
-    /// Events between these times are not all known.
-    pub fn lost_between(&mut self, from: MonoTime, to: MonoTime) {
-        self.knowledge += 1;
-        self.join.lost_between(from, to);
-    }
-
-    /// The addresses of this host, as far as they are known: they tell what merely passes through.
-    pub fn set_local_addresses(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
+    fn set_local_addresses(&mut self, addresses: Vec<IpAddr>) {
         self.knowledge += 1;
         self.local_addresses =
             addresses.into_iter().map(|address| number(Endpoint::new(address, 0))).collect();
         self.local_addresses.sort_unstable();
-    }
-
-    /// Forgets what no packet at or after `now` can ask for.
-    pub fn forget(&mut self, now: MonoTime) {
-        self.knowledge += 1;
-        self.join.forget(now);
-        self.conntrack.forget(now);
     }
 
     /// How many flows and sockets are remembered.
@@ -193,9 +223,11 @@ impl Attributor {
         [sender, receiver].into_iter().flatten().any(|owner| self.tracked.contains(&owner.process))
     }
 
-    /// Who sent and who received this packet. Packets come in the order of their times.
+    /// Who sent and who received this packet, of an interface with this link type. Packets come in the order of their times.
     #[inline]
-    pub fn attribute(&mut self, packet: &Packet<'_>, context: &Context) -> Attribution {
+    pub fn attribute(&mut self, packet: &Packet<'_>, link_type: LinkType, is_loopback: bool) -> Attribution {
+        let context = &self.context(packet, link_type, is_loopback);
+        self.from_packet.clear();
         let circumstances = Circumstances::new(self.knowledge, context.is_loopback, context.waited);
         let (Some(plain), Some(circumstances)) =
             (decode::plain(context.link_type, packet.data), circumstances)
@@ -213,11 +245,29 @@ impl Attributor {
         attribution
     }
 
+    /// The last packet is not in the file: what was learnt from it is kept in its place.
+    pub fn left_out(&mut self) {
+        if let Some(journal) = &mut self.journal {
+            self.from_packet.iter().for_each(|news| journal.news(news));
+        }
+    }
+
+    fn context(&self, packet: &Packet<'_>, link_type: LinkType, is_loopback: bool) -> Context {
+        match &self.moment {
+            Some(moment) => {
+                let at = moment.clock.mono(packet.time);
+                Context { link_type, is_loopback, at, waited: moment.known_until.since(at) }
+            }
+            // Nothing is known yet.
+            None => Context { link_type, is_loopback, at: MonoTime::default(), waited: Duration::ZERO },
+        }
+    }
+
     /// Until when the answer for these views of a flow stands, if nothing new is learnt.
     fn stands_until(&self, views: &Views, at: MonoTime) -> MonoTime {
         let flows = [Some(views.flow), views.translated];
-        let until = flows.iter().flatten().map(|flow| self.join.stands_until(flow, at)).min().unwrap_or(at);
-        if self.conntrack.is_in_use() { until.min(at.plus(conntrack::STANDS)) } else { until }
+        let by_join = flows.iter().flatten().map(|flow| self.join.stands_until(flow, at)).min();
+        by_join.into_iter().chain(views.until).min().unwrap_or(at)
     }
 
     /// The answer, and the views of the flow that it is for.
@@ -226,21 +276,20 @@ impl Attributor {
             return (Attribution::Unknown(Reason::NotIp), None);
         };
         if let Some(fragment) = ip.fragment {
-            self.fragments.complete(&mut ip, fragment, context.at);
+            self.complete_fragment(&mut ip, fragment, context.at);
         }
         if opens_connection(&ip) {
-            self.note_opening(ip.flow, context.at);
+            self.opens(ip.flow, context.at);
         }
         let mut sender = self.end(&ip, ip.flow, context, true);
         let mut receiver = self.end(&ip, ip.flow, context, false);
-        let mut translated = None;
+        let mut views = Views { flow: ip.flow, translated: None, until: None };
         if sender.has_no_socket() || receiver.has_no_socket() {
-            let now = context.at.plus(context.waited);
-            translated = self.conntrack.translated(&ip.flow, context.at, now);
+            (views.translated, views.until) = self.translated(ip.flow, context);
         }
-        if let Some(flow) = translated {
+        if let Some(flow) = views.translated {
             if opens_connection(&ip) {
-                self.note_opening(flow, context.at);
+                self.opens(flow, context.at);
             }
             if sender.has_no_socket() {
                 sender = self.end(&ip, flow, context, true);
@@ -250,7 +299,31 @@ impl Attributor {
             }
         }
         let attribution = self.combine(packet, &ip, context, &sender, &receiver);
-        (attribution, Some(Views { flow: ip.flow, translated }))
+        (attribution, Some(views))
+    }
+
+    fn complete_fragment(&mut self, ip: &mut IpPacket, fragment: FragmentInfo, at: MonoTime) {
+        self.fragments.complete(ip, fragment, at);
+        if self.journal.is_some() && fragment.offset == 0 {
+            let identification = fragment.identification;
+            self.from_packet.push(News::FirstFragment { flow: ip.flow, identification, at });
+        }
+    }
+
+    fn translated(&mut self, flow: Flow, context: &Context) -> Translated {
+        let now = context.at.plus(context.waited);
+        if self.translations.look(context.at, now, self.journal.as_mut()) {
+            self.knowledge += 1;
+        }
+        self.translations.translated(&flow, context.at, self.journal.as_mut())
+    }
+
+    /// The packet that is asked for opens a connection.
+    fn opens(&mut self, flow: Flow, at: MonoTime) {
+        if self.journal.is_some() {
+            self.from_packet.push(News::Opening { flow, at });
+        }
+        self.note_opening(flow, at);
     }
 
     fn note_opening(&mut self, flow: Flow, at: MonoTime) {
@@ -269,10 +342,10 @@ impl Attributor {
             sent,
             opens: opens_connection(ip),
             by_call: is_by_call(ip),
-            only_netns: context.is_loopback.then_some(self.netns),
+            only_netns: context.is_loopback.then_some(self.origin.netns),
             home: self
                 .is_home(if sent { ip.flow.local } else { ip.flow.remote }, context)
-                .then_some(self.netns),
+                .then_some(self.origin.netns),
             waited: context.waited,
         };
         match self.join.ask(&question) {

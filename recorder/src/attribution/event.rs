@@ -1,6 +1,6 @@
 //! What the kernel side tells, and what was seen in the kernel's tables, as plain values. The join takes nothing else.
 
-use crate::model::{CommandLine, Flow, Found, MonoTime};
+use crate::model::{CommandLine, Flow, Found, MonoTime, ProcessKey};
 
 /// A socket, as the kernel names it: unique until reboot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -112,6 +112,8 @@ pub struct ProcessNews {
     /// The path of its cgroup (version 2) from the root of the host's tree; without a slash before it if its beginning is
     /// missing, empty if it could not be read.
     pub cgroup: Vec<u8>,
+    /// Its cgroups of version 1, where there are any and that of version 2 leaves its container or unit open.
+    pub older_cgroups: Vec<OlderCgroup>,
     /// The name of its thread group's leader: at most 15 bytes.
     pub comm: Vec<u8>,
     /// The path of its executable, empty if it could not be read.
@@ -120,6 +122,22 @@ pub struct ProcessNews {
     pub arguments: Option<CommandLine>,
     /// Whether it is the recorded command or a descendant of it.
     pub tracked: bool,
+}
+
+impl ProcessNews {
+    /// What makes it that process.
+    pub const fn key(&self) -> ProcessKey {
+        ProcessKey { pid: self.pid, start_boottime_ns: self.start_boottime_ns, exec_id: self.exec_id }
+    }
+}
+
+/// A cgroup of version 1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OlderCgroup {
+    /// Whether it is in the hierarchy that systemd keeps for itself.
+    pub is_systemd: bool,
+    /// Its path.
+    pub path: String,
 }
 
 /// Who has a socket open.

@@ -26,12 +26,16 @@ pub(super) struct Fragments {
 impl Fragments {
     /// Remembers the flow of a first fragment; gives a later one the flow of its first.
     pub(super) fn complete(&mut self, ip: &mut IpPacket, fragment: FragmentInfo, at: MonoTime) {
-        let key = (ip.flow.local.address, ip.flow.remote.address, ip.flow.protocol, fragment.identification);
         if fragment.offset == 0 {
-            self.remember(key, ip.flow, at);
-        } else if let Some(flow) = self.flows.get(&key) {
+            self.learn_first(ip.flow, fragment.identification, at);
+        } else if let Some(flow) = self.flows.get(&key(&ip.flow, fragment.identification)) {
             ip.flow = *flow;
         }
+    }
+
+    /// Remembers the flow of a first fragment.
+    pub(super) fn learn_first(&mut self, flow: Flow, identification: u32, at: MonoTime) {
+        self.remember(key(&flow, identification), flow, at);
     }
 
     fn remember(&mut self, key: Key, flow: Flow, at: MonoTime) {
@@ -45,6 +49,10 @@ impl Fragments {
         self.flows.insert(key, flow);
         self.order.push_back((at, key));
     }
+}
+
+const fn key(flow: &Flow, identification: u32) -> Key {
+    (flow.local.address, flow.remote.address, flow.protocol, identification)
 }
 
 #[cfg(test)]

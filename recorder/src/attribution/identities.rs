@@ -98,6 +98,7 @@ mod tests {
             parent_pid: 1,
             uid: 0,
             cgroup: Vec::new(),
+            older_cgroups: Vec::new(),
             comm: comm.into(),
             path: path.into(),
             arguments: None,

@@ -2,21 +2,24 @@
 //!
 //! The kernel side ([`linux::ebpf`]) tells which process uses which socket and which socket has which flow, as plain
 //! values ([`event`]). The join ([`join`]) keeps them as intervals and answers who held a flow at a time. The attributor
-//! asks it about both ends of each packet.
+//! asks it about both ends of each packet. All that it is told goes through one gate ([`news`]), and can be kept there
+//! ([`journal`]).
 
-#[cfg(target_os = "linux")]
 mod attributor;
+mod cgroup_path;
+pub mod clock;
 pub mod event;
 mod fragments;
-#[cfg(target_os = "linux")]
 mod identities;
 pub mod join;
+pub mod journal;
 #[cfg(target_os = "linux")]
 pub mod linux;
 pub mod log;
-#[cfg(target_os = "linux")]
 mod memo;
+pub mod news;
+mod process;
 pub mod told;
+pub mod translations;
 
-#[cfg(target_os = "linux")]
-pub use attributor::{Attributor, Context};
+pub use attributor::Attributor;

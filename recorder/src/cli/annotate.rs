@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::filter::{create, refuse_to_replace};
-use super::{Error, ignore_broken_pipe, open, text};
+use super::{Error, again, ignore_broken_pipe, open, text};
 use crate::model::{Attribution, Reason};
 use crate::output::Output;
 use crate::pcapng::{Annotate, CopyError, Known, ReadError, Rewriter, Rewritten};
@@ -22,6 +22,9 @@ Where the processes come from:
 the interface that its header names. A log of connections (--from-log) names those of packets that have none: RustNet's \
 NAME.connections.jsonl, or JSON lines as docs/FORMAT.md describes them. Otherwise the processes that the file tells of are \
 written in the forms of --annotate, whoever wrote them.
+
+  A recording that was made with `recorder record --keep-events` holds all that its processes were found by: with \
+--from-events they are found again, by this version of the recorder.
 
   A log names a process where protocol, both endpoints and the time are those of an entry. Where two entries that fit name \
 different processes, nobody is named.";
@@ -38,12 +41,16 @@ pub struct AnnotateArgs {
     /// Replace OUT if it is there
     #[arg(long)]
     pub force: bool,
-    /// How processes are written: a list of comment, ids, darwin, custom; or one of all, none
-    #[arg(long, value_name = "LIST", default_value_t)]
-    pub annotate: Annotate,
+    /// How processes are written: a list of comment, ids, darwin, custom; or one of all, none [default: all; with --from-events
+    /// as in FILE]
+    #[arg(long, value_name = "LIST")]
+    pub annotate: Option<Annotate>,
     /// Take the processes of packets that have none from this log of connections
     #[arg(long, value_name = "LOG")]
     pub from_log: Option<PathBuf>,
+    /// Find the processes again by the events that `recorder record --keep-events` stored in FILE
+    #[arg(long, conflicts_with = "from_log")]
+    pub from_events: bool,
 }
 
 /// Where the owners of packets come from.
@@ -59,6 +66,9 @@ enum Source {
 /// If a file cannot be opened, the log not be understood, or OUT not created: then there is no OUT. If the capture cannot be read
 /// to its end (everything before that is in OUT), or OUT not be written.
 pub fn run(args: &AnnotateArgs) -> Result<ExitCode, Error> {
+    if args.from_events {
+        return again::run(&args.file, &args.write, args.force, args.annotate);
+    }
     let source = match &args.from_log {
         Some(path) => Source::Log(Box::new(log::read(path)?)),
         None => Source::File,
@@ -71,7 +81,8 @@ pub fn run(args: &AnnotateArgs) -> Result<ExitCode, Error> {
     let is_file = args.file.metadata().is_ok_and(|there| there.is_file());
     let known = if is_file { Known::read(open(&args.file)?) } else { Known::default() };
     let comment = source.comment(known.has_pktap);
-    let rewriter = Rewriter::new(reader, output, args.annotate, known, comment.as_deref());
+    let rewriter =
+        Rewriter::new(reader, output, args.annotate.unwrap_or_default(), known, comment.as_deref());
     match source.annotate(rewriter) {
         Ok((rewritten, failure)) => {
             tell(&out, &rewritten);
@@ -138,6 +149,10 @@ fn tell(out: &Path, rewritten: &Rewritten) {
     for (count, what) in [
         (rewritten.not_pktap, "packets of a PKTAP link type have no such header, and are as they were"),
         (rewritten.not_to_be_copied, "custom blocks are not in it: they forbid to be copied"),
+        (
+            rewritten.events_left_out,
+            "blocks of events kept for replay are not in it: --from-events keeps them",
+        ),
         (rewritten.not_turned, "blocks are not in it: nobody but who wrote them can change their byte order"),
         (
             rewritten.sections_joined,

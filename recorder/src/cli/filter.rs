@@ -20,7 +20,7 @@ use crate::source::PacketFilter;
 pub use split::SplitBy;
 
 /// How much gathers before it is written.
-const BUFFER: usize = 256 << 10;
+pub(super) const BUFFER: usize = 256 << 10;
 
 /// Arguments of `recorder filter`.
 #[derive(Clone, Debug, clap::Args)]
@@ -190,8 +190,11 @@ fn comment(args: &FilterArgs) -> String {
 }
 
 fn tell(out: &Path, copied: &Copied) {
-    let Copied { kept, left_out, not_to_be_copied } = copied;
+    let Copied { kept, left_out, not_to_be_copied, events_left_out } = copied;
     say(&format!("{kept} packets in {}, {left_out} left out\n", text::safe(&out.to_string_lossy())));
+    if *events_left_out {
+        say("recorder: the events kept for replay are not in it: they are of no use without all packets\n");
+    }
     if *not_to_be_copied > 0 {
         say(&format!("recorder: {not_to_be_copied} custom blocks are not in it: they forbid to be copied\n"));
     }

@@ -1,5 +1,6 @@
 //! The commands: arguments in, text and exit codes out.
 
+pub mod again;
 pub mod annotate;
 pub mod color;
 pub mod doctor;
@@ -30,6 +31,7 @@ use nix::unistd::Uid;
 use self::selection::SelectionArgs;
 use crate::output::{self, CreateError};
 use crate::pcapng::{ReadError, Reader};
+use crate::pipeline::AgainError;
 #[cfg(target_os = "linux")]
 use crate::sandbox;
 use crate::selection::ProcessFilter;
@@ -175,6 +177,22 @@ pub enum Error {
     /// The file for the result cannot be created.
     #[error(transparent)]
     Create(#[from] CreateError),
+    /// The packets of the file cannot be attributed again: nothing is written.
+    #[error("cannot attribute {} again: {source}", path.display())]
+    NotAgain {
+        /// Which file.
+        path: PathBuf,
+        /// Why, and what to do about it.
+        source: AgainError,
+    },
+    /// Not all packets of the file can be attributed again. Those that can be are written.
+    #[error("cannot attribute all of {} again: {source}", path.display())]
+    PartlyAgain {
+        /// Which file.
+        path: PathBuf,
+        /// Why, and what to do about it.
+        source: AgainError,
+    },
     /// What processes are stands behind their packets, so that some were taken for what they are not.
     #[error(
         "of {processes} processes {} tells only behind their packets that they are selected, or are not\n  give it by \
@@ -215,6 +233,7 @@ impl Error {
     pub const fn exit_code(&self) -> u8 {
         match self {
             Self::Read { source: ReadError::NotCapture { .. }, .. }
+            | Self::NotAgain { .. }
             | Self::Open { .. }
             | Self::Filter(_)
             | Self::Log(_)
@@ -222,7 +241,12 @@ impl Error {
             | Self::Transmit { packets: 0, .. }
             | Self::Signals(_)
             | Self::Extcap(_) => 2,
-            Self::Transmit { .. } | Self::Again | Self::Read { .. } | Self::Late { .. } | Self::Write(_) => 1,
+            Self::Transmit { .. }
+            | Self::Again
+            | Self::Read { .. }
+            | Self::PartlyAgain { .. }
+            | Self::Late { .. }
+            | Self::Write(_) => 1,
         }
     }
 }

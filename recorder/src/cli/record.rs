@@ -83,6 +83,10 @@ pub struct RecordArgs {
     #[arg(long, value_name = "SIZE", default_value_t = Size(DEFAULT_EVENT_BYTES.into()), help_heading = "Attribution",
           value_parser = size::parser(KIB, 4 * KIB..=GIB))]
     pub event_buffer_size: Size,
+    /// Store what is told of sockets and processes beside the packets, of all processes and in full, so that `recorder annotate
+    /// --from-events` can find the owners again
+    #[arg(long = "keep-events", help_heading = "Attribution")]
+    pub keep_events: bool,
     /// How owners are written: a list of comment, ids, darwin, custom; or all, or none
     #[arg(long, value_name = "LIST", default_value_t = Annotate::ALL, help_heading = "Attribution")]
     pub annotate: Annotate,
@@ -231,6 +235,7 @@ fn plan(args: RecordArgs) -> Plan {
         processes: args.selection.expr(),
         // The parsers keep each size within what the field takes.
         event_buffer_bytes: args.event_buffer_size.0 as u32,
+        keep_events: args.keep_events,
         annotate: args.annotate,
         with_arguments: args.with_cmdline,
         limits: limits(&args),
@@ -295,6 +300,18 @@ fn lower<T: Ord + Copy>(limit: &mut Option<T>, value: T) {
 
 /// What contradicts itself: the error, and its remedy.
 fn contradiction(plan: &Plan) -> Option<(&'static str, &'static str)> {
+    if plan.keep_events && plan.attribution == AttributionMode::None {
+        return Some((
+            "there are no events to keep: --attribution none does not look for owners",
+            "leave --attribution or --keep-events out",
+        ));
+    }
+    if plan.keep_events && plan.rotation.is_some() {
+        return Some((
+            "cannot keep events in several files: each tells what came before it only together with the others",
+            "leave --ring-buffer and --autostop files out, or --keep-events",
+        ));
+    }
     if plan.processes.is_some() && plan.attribution == AttributionMode::None {
         return Some((
             "processes are chosen by the owners of packets, which --attribution none does not look for",
@@ -447,6 +464,24 @@ mod tests {
             assert!(contradiction(&plan(arguments(line))).is_some(), "{line}");
         }
         for line in ["-b interval:1", "-a files:2 -a filesize:1", "-z gzip"] {
+            assert!(contradiction(&plan(arguments(line))).is_none(), "{line}");
+        }
+    }
+
+    #[test]
+    fn events_are_kept_in_one_file_and_of_a_recording_that_has_some() {
+        for line in [
+            "--keep-events -b packets:1",
+            "--keep-events -a files:2 -a filesize:1",
+            "--keep-events --attribution none",
+        ] {
+            assert!(contradiction(&plan(arguments(line))).is_some(), "{line}");
+        }
+        for line in [
+            "--keep-events",
+            "--keep-events --attribution procfs",
+            "--keep-events --compress zstd -a filesize:1",
+        ] {
             assert!(contradiction(&plan(arguments(line))).is_none(), "{line}");
         }
     }

@@ -47,6 +47,8 @@ pub struct Copied {
     pub left_out: u64,
     /// Blocks that say that they must not be copied.
     pub not_to_be_copied: u64,
+    /// Whether there were events kept for replay, which are not copied.
+    pub events_left_out: bool,
 }
 
 /// Copies from an `R` to a `W`, or to several, packet by packet.
@@ -274,6 +276,11 @@ impl<R: Read, W: Write> Copier<R, W> {
         match kind {
             block::CUSTOM_NOT_COPIED => {
                 self.copied.not_to_be_copied += 1;
+                return Ok(());
+            }
+            // They are those of all processes, and of no use without all packets.
+            block::KEPT_EVENTS => {
+                self.copied.events_left_out = true;
                 return Ok(());
             }
             block::SECTION_HEADER => {

@@ -9,6 +9,7 @@ mod claims;
 mod copy;
 mod encode;
 mod foreign;
+mod kept;
 mod legacy;
 mod little_endian;
 mod owners;
@@ -21,7 +22,8 @@ mod suffixes;
 mod writer;
 
 pub use copy::{Copied, Copier, CopyError};
-pub use reader::{LONGEST_BLOCK, MOST_RECORDS, ReadError, Reader, Record};
+pub use kept::Kept;
+pub use reader::{Item, LONGEST_BLOCK, MOST_RECORDS, ReadError, Reader, Record};
 pub use rewrite::{Known, Rewriter, Rewritten};
 pub use writer::Writer;
 
@@ -43,6 +45,8 @@ mod block {
     pub(super) const CUSTOM_NOT_COPIED: u32 = 0x4000_0bad;
     /// Apple's libpcap/pcap/pcap-ng.h: PCAPNG_BT_PIB. Wireshark 4.6 reads it on every system.
     pub(super) const DARWIN_PROCESS: u32 = 0x8000_0001;
+    /// Events kept for replay, ours: of the range for local use, which every Wireshark skips without a row.
+    pub(super) const KEPT_EVENTS: u32 = 0x8052_4543;
 }
 
 /// Option codes that more than one file of this room needs.

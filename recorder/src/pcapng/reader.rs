@@ -13,7 +13,7 @@ use std::io::{self, Read};
 use super::blocks::{Blocks, Place, damaged};
 use super::owners::Owners;
 use super::parse::{Clock, Header, full_packet, interface, read_statistics, section_info, simple_packet};
-use super::{SectionInfo, block, process};
+use super::{Kept, SectionInfo, block, kept, process};
 use crate::model::{
     Attribution, Interface, InterfaceCounts, InterfaceId, Packet, ProcessIndex, ProcessTable, Statistics,
 };
@@ -73,6 +73,19 @@ pub struct Record<'a> {
     pub interface: &'a Interface,
     /// The processes known so far.
     pub processes: &'a ProcessTable,
+}
+
+/// What is read where more matters than packets.
+#[derive(Clone, Copy, Debug)]
+pub enum Item<'a> {
+    /// Another section begins.
+    Section,
+    /// The description of an interface.
+    Interface(&'a Interface),
+    /// A packet.
+    Packet(Record<'a>),
+    /// Events that were kept for replay.
+    Kept(Kept<'a>),
 }
 
 /// What a block turned out to be; its bytes are in [`Reader::body`].
@@ -162,6 +175,30 @@ impl<R: Read> Reader<R> {
             match self.next_block()?.map(|block| block.content) {
                 Some(Content::Packet(header)) => return Ok(Some(self.record(&header))),
                 Some(Content::Process(_) | Content::Other) => {}
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// The next packet, or what stands before it of interest to whoever writes it again; `None` after the last one. All else
+    /// as [`next_packet`](Self::next_packet).
+    ///
+    /// # Errors
+    /// The same.
+    pub fn next_item(&mut self) -> Result<Option<Item<'_>>, ReadError> {
+        loop {
+            match self.next_block()? {
+                Some(Block { content: Content::Packet(header), .. }) => {
+                    return Ok(Some(Item::Packet(self.record(&header))));
+                }
+                Some(Block { kind: block::KEPT_EVENTS, .. }) if kept::read(self.body()).is_some() => {
+                    return Ok(kept::read(self.body()).map(Item::Kept));
+                }
+                Some(Block { kind: block::INTERFACE_DESCRIPTION, .. }) => {
+                    return Ok(self.interfaces.last().map(Item::Interface));
+                }
+                Some(Block { kind: block::SECTION_HEADER, .. }) => return Ok(Some(Item::Section)),
+                Some(_) => {}
                 None => return Ok(None),
             }
         }

@@ -64,6 +64,8 @@ pub struct Rewritten {
     pub not_pktap: u64,
     /// Custom blocks that say that they must not be copied.
     pub not_to_be_copied: u64,
+    /// Blocks of events kept for replay.
+    pub events_left_out: u64,
     /// Blocks of other programs whose byte order cannot be changed.
     pub not_turned: u64,
     /// Section headers behind the first one.
@@ -304,6 +306,8 @@ impl<R: Read, W: Write> Rewriter<R, W> {
                 self.rewritten.sections_joined += 1;
             }
             block::CUSTOM_NOT_COPIED => self.rewritten.not_to_be_copied += 1,
+            // Of use only in the recording as it was.
+            block::KEPT_EVENTS => self.rewritten.events_left_out += 1,
             _ if !self.take_body(kind) => self.rewritten.not_turned += 1,
             block::INTERFACE_DESCRIPTION => {
                 let number = self.interfaces.originals.len();

@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use super::annotation;
 use super::encode::{begin_block, end_block, end_of_options, option, padding, text_option};
 use super::suffixes::{Key, Suffixes};
-use super::{Annotate, SectionInfo, block, option as code, process, statistics};
+use super::{Annotate, SectionInfo, block, kept, option as code, process, statistics};
 use crate::model::{
     Attribution, Direction, Interface, InterfaceId, Owner, Packet, Process, ProcessIndex, ProcessTable,
     Reception, Statistics,
@@ -181,6 +181,15 @@ impl<W: Write> Writer<W> {
         }
         self.flush()?;
         Ok(self.out)
+    }
+
+    /// Adds events that are kept for replay: what was learnt before the next packet. What they are, only `version` tells.
+    ///
+    /// # Errors
+    /// Those of `W`.
+    pub fn kept_events(&mut self, version: u16, events: &[u8]) -> io::Result<()> {
+        kept::blocks(&mut self.buffer, version, self.annotate, events);
+        self.write_if_full()
     }
 
     /// Hands everything encoded so far to `W`, and flushes `W`.

@@ -4,8 +4,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::clock::ClockOffset;
 use super::{Plan, Signals};
+use crate::attribution::clock::ClockOffset;
+use crate::attribution::journal;
 use crate::model::{
     Attribution, Interface, InterfaceCounts, InterfaceId, MonoTime, Packet, ProcessTable, RealTime,
     Statistics,
@@ -132,6 +133,12 @@ impl<'a> Files<'a> {
         let interface = self.number(packet.interface.0 as usize, interfaces)?;
         let result = self.writer.packet(&Packet { interface, ..*packet }, attribution, processes);
         self.packets += 1;
+        self.noted(result)
+    }
+
+    /// Writes what the attribution was told, to be told again.
+    pub(super) fn kept_events(&mut self, events: &[u8]) -> io::Result<()> {
+        let result = self.writer.kept_events(journal::VERSION, events);
         self.noted(result)
     }
 
@@ -265,7 +272,7 @@ impl<'a> Files<'a> {
 
     /// The number of an interface in the current file, to which it is added if need be.
     #[inline]
-    fn number(&mut self, index: usize, interfaces: &[Interface]) -> io::Result<InterfaceId> {
+    pub(super) fn number(&mut self, index: usize, interfaces: &[Interface]) -> io::Result<InterfaceId> {
         match self.numbers.get(index) {
             Some(Some(number)) => Ok(*number),
             _ => self.add(index, interfaces),

@@ -4,9 +4,11 @@
 //! goes through attribution into the file's buffer in one step, without a queue or a copy between.
 
 mod afterwards;
-mod clock;
+mod again;
 mod command;
 mod files;
+#[cfg(target_os = "linux")]
+mod keeping;
 #[cfg(target_os = "linux")]
 mod recording;
 #[cfg(target_os = "linux")]
@@ -35,6 +37,7 @@ use crate::pcapng::Annotate;
 use crate::selection::Expr;
 use crate::source::{self, CaptureOptions};
 
+pub use again::{Again, AgainError, AttributedAgain};
 pub use command::{Invoker, describe};
 #[cfg(target_os = "linux")]
 pub use recording::record;
@@ -68,6 +71,8 @@ pub struct Plan {
     pub with_arguments: bool,
     /// The size of the kernel's ring for socket events.
     pub event_buffer_bytes: u32,
+    /// Whether to store what the attribution is told, so that it can be done again.
+    pub keep_events: bool,
     /// Which annotations to write.
     pub annotate: Annotate,
     /// Where to write; `-` is standard output. With rotation each file has a name made from this.

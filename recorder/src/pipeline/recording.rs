@@ -1,24 +1,26 @@
 //! The loop: events in, packets out.
 
 use std::io;
+use std::net::IpAddr;
 use std::process::{Child, ExitStatus};
 use std::time::Duration;
 
 use super::afterwards::Afterwards;
-use super::clock::ClockOffset;
 use super::files::{Ending, Files};
+use super::keeping::Keeper;
 use super::section::section;
 use super::witness::{Witness, attach};
 use super::{Error, Finished, Observer, Plan, Progress, Signals, Why, command};
+use crate::attribution::clock::ClockOffset;
 use crate::attribution::event::{Event as SocketEvent, Scan};
-use crate::attribution::linux::process::ProcessDetails;
+use crate::attribution::linux::conntrack::Conntrack;
+use crate::attribution::linux::process::{OlderCgroups, boot_time};
 use crate::attribution::linux::{now, own_netns};
-use crate::attribution::{Attributor, Context, join};
-use crate::model::{
-    Attribution, Found, InterfaceCounts, LinkType, MonoTime, Owner, Packet, RealTime, Reason, Statistics,
-};
+use crate::attribution::news::{Moment, News, Origin};
+use crate::attribution::{Attributor, join};
+use crate::model::{Attribution, Found, InterfaceCounts, MonoTime, Owner, RealTime, Reason, Statistics};
 use crate::selection::ProcessFilter;
-use crate::source::{self, Capture, Event, InterfaceOrigin, SETTLING, Selection};
+use crate::source::{self, Capture, Event, SETTLING, Selection};
 
 /// The longest wait between two looks at the events and the signals.
 const ROUND: Duration = Duration::from_millis(20);
@@ -77,6 +79,10 @@ struct Recording<'a> {
     /// What was seen and is not handed on yet, because events from before may be on their way.
     scan: Option<Scan>,
     attributor: Attributor,
+    older_cgroups: OlderCgroups,
+    /// The addresses of this host that the attribution was told last.
+    addresses: Vec<IpAddr>,
+    keeper: Keeper,
     /// Whose packets are written, if not all.
     processes: Option<ProcessFilter>,
     files: Files<'a>,
@@ -122,9 +128,12 @@ impl<'a> Recording<'a> {
         Self {
             plan,
             capture,
+            attributor: attributor(plan, &witness),
             witness,
             scan: None,
-            attributor: Attributor::new(own_netns(), ProcessDetails::new()),
+            older_cgroups: OlderCgroups::new(),
+            addresses: Vec::new(),
+            keeper: Keeper::default(),
             processes: plan.processes.clone().map(ProcessFilter::new),
             files,
             afterwards: Afterwards::new(plan.after_file.as_ref(), plan.invoker.as_ref()),
@@ -288,7 +297,7 @@ impl<'a> Recording<'a> {
         match kernel_side.lost() {
             Ok(lost) if lost > self.statistics.events_lost => {
                 self.statistics.events_lost = lost;
-                self.attributor.lost_between(self.watermark, now().1);
+                self.attributor.learn(News::Lost { from: self.watermark, to: now().1 });
                 self.to_mend = true;
             }
             Ok(_) => {}
@@ -296,7 +305,15 @@ impl<'a> Recording<'a> {
                 self.failure.get_or_insert(io::Error::other(error));
             }
         }
-        self.events.drain(..).for_each(|event| self.attributor.event(event));
+        for mut event in self.events.drain(..) {
+            if let SocketEvent::Process(news) = &mut event
+                && self.older_cgroups.are_there()
+                && self.attributor.processes().find(&news.key()).is_none()
+            {
+                self.older_cgroups.complete(news);
+            }
+            self.attributor.learn(News::Event(event));
+        }
         if self.to_mend && mono >= self.mended.plus(MEND_EVERY) {
             if let Err(error) = kernel_side.announce_anew() {
                 self.failure.get_or_insert(io::Error::other(error));
@@ -311,7 +328,7 @@ impl<'a> Recording<'a> {
     /// Takes the first look at the sockets, to hand it on when all events from before are there.
     fn expect(&mut self, scan: Option<Scan>) {
         if scan.as_ref().is_some_and(|scan| scan.found == Found::Snapshot) {
-            self.attributor.expect_snapshot();
+            self.attributor.learn(News::SnapshotExpected);
         }
         self.scan = scan;
     }
@@ -320,11 +337,11 @@ impl<'a> Recording<'a> {
     fn look(&mut self, observer: &mut dyn Observer) {
         // Before the next one, which is not due so soon: each scan is compared with the one before.
         if let Some(scan) = self.scan.take_if(|scan| scan.ended.plus(SCAN_SETTLES) <= self.watermark) {
-            self.attributor.scanned(scan);
+            self.take_scan(scan);
         }
         if let Witness::Procfs(scans) = &mut self.witness {
             match scans.look(self.watermark, self.capture.next_time().is_some()) {
-                Some(Ok(scan)) => self.attributor.scanned(scan),
+                Some(Ok(scan)) => self.take_scan(scan),
                 Some(Err(error)) if !self.is_blind => {
                     self.is_blind = true;
                     observer.note(&format!("packets get no owner for now: {error}"));
@@ -332,6 +349,11 @@ impl<'a> Recording<'a> {
                 Some(Err(_)) | None => {}
             }
         }
+    }
+
+    fn take_scan(&mut self, mut scan: Scan) {
+        scan.processes.iter_mut().for_each(|news| self.older_cgroups.complete(news));
+        self.attributor.learn(News::Scan(scan));
     }
 
     /// All that happened before this time is known, less what was lost.
@@ -367,18 +389,20 @@ impl<'a> Recording<'a> {
 
     /// Writes the packets up to `deadline` into the current file, at most `left` of them.
     fn write_until(&mut self, deadline: RealTime, left: &mut usize) -> Stopped {
-        let known_until = self.known_until();
+        let mut moment = Some(Moment { clock: self.clock, known_until: self.known_until() });
         while *left > 0 && self.failure.is_none() && !self.is_full() {
             *left -= 1;
             let Some(arrival) = self.capture.next(deadline) else { return Stopped::Nothing };
             let source::Arrival { packet, interfaces, origins } = arrival;
             let id = packet.interface.0 as usize;
             let (Some(interface), Some(origin)) = (interfaces.get(id), origins.get(id)) else { continue };
-            let (link_type, origin) = (interface.link_type, *origin);
+            let (link_type, is_loopback) = (interface.link_type, origin.is_loopback);
             let attribution = match &self.witness {
                 Witness::Ebpf(_) | Witness::Procfs(_) => {
-                    let context = context(&self.clock, known_until, &packet, link_type, origin);
-                    self.attributor.attribute(&packet, &context)
+                    if let Some(moment) = moment.take() {
+                        self.attributor.learn(News::Moment(moment));
+                    }
+                    self.attributor.attribute(&packet, link_type, is_loopback)
                 }
                 Witness::Nobody => Attribution::Unknown(Reason::Off),
             };
@@ -390,10 +414,14 @@ impl<'a> Recording<'a> {
                 |filter: &mut ProcessFilter| filter.keeps(&attribution, self.attributor.processes());
             if !is_of_command || !self.processes.as_mut().is_none_or(is_selected) {
                 self.statistics.not_selected.count(&attribution);
+                self.attributor.left_out();
                 continue;
             }
+            let of = (id, interfaces, is_loopback);
+            let kept = self.keeper.before_packet(&mut self.attributor, &mut self.files, of);
             let processes = self.attributor.processes();
-            if let Err(error) = self.files.packet(&packet, interfaces, &attribution, processes) {
+            let mut write = || self.files.packet(&packet, interfaces, &attribution, processes);
+            if let Err(error) = kept.and_then(|()| write()) {
                 self.failure = Some(error);
                 break;
             }
@@ -452,7 +480,8 @@ impl<'a> Recording<'a> {
 
     fn flush(&mut self, due: MonoTime) {
         if self.failure.is_none() && self.watermark >= due {
-            if let Err(error) = self.files.flush() {
+            let kept = Keeper::store(&mut self.attributor, &mut self.files);
+            if let Err(error) = kept.and_then(|()| self.files.flush()) {
                 self.failure = Some(error);
             }
             self.flushed = self.watermark;
@@ -482,10 +511,14 @@ impl<'a> Recording<'a> {
         }
         self.cared = self.watermark;
         match source::local_addresses() {
-            Ok(addresses) => self.attributor.set_local_addresses(addresses),
+            Ok(addresses) if addresses == self.addresses => {}
+            Ok(addresses) => {
+                self.addresses.clone_from(&addresses);
+                self.attributor.learn(News::Addresses(addresses));
+            }
             Err(error) => observer.note(&format!("cannot read the addresses of this host: {error}")),
         }
-        self.attributor.forget(self.watermark.minus(join::SLACK));
+        self.attributor.learn(News::Forget(self.watermark.minus(join::SLACK)));
         self.count();
     }
 
@@ -541,6 +574,9 @@ impl<'a> Recording<'a> {
         match why {
             Why::Failure => self.tell_what_waited(),
             _ => self.drain_rings(observer),
+        }
+        if self.failure.is_none() {
+            self.failure = Keeper::store(&mut self.attributor, &mut self.files).err();
         }
         self.count();
         self.statistics.end = now().0;
@@ -614,16 +650,13 @@ enum Stopped {
     Behind,
 }
 
-/// What a packet's attribution depends on besides its bytes.
-fn context(
-    clock: &ClockOffset,
-    known_until: MonoTime,
-    packet: &Packet<'_>,
-    link_type: LinkType,
-    origin: InterfaceOrigin,
-) -> Context {
-    let at = clock.mono(packet.time);
-    Context { link_type, is_loopback: origin.is_loopback, at, waited: known_until.since(at) }
+fn attributor(plan: &Plan, witness: &Witness) -> Attributor {
+    let origin = Origin { netns: own_netns(), boot: boot_time() };
+    let mut attributor = Attributor::new(origin, Some(Box::new(Conntrack::default())));
+    if plan.keep_events && !matches!(witness, Witness::Nobody) {
+        attributor.keep_journal();
+    }
+    attributor
 }
 
 fn count_by_process(by_process: &mut Vec<u64>, attribution: &Attribution) {

@@ -1,16 +1,10 @@
-//! What network address translation (NAT) made of a connection's addresses, asked of the kernel's connection tracking.
-//!
-//! A socket knows its connection as its program sees it; behind a masquerading or port-forwarding rule the same packets
-//! carry other addresses. The kernel keeps both (include/uapi/linux/netfilter/nfnetlink_conntrack.h), and is asked by what a
-//! packet carries. A pair of addresses is not given to another connection before the entry of the last one is gone, which
-//! takes ten seconds at least: so an answer that is a little late is still right.
+//! Asks the kernel's connection tracking what network address translation made of a connection's addresses. The kernel keeps
+//! both sides (include/uapi/linux/netfilter/nfnetlink_conntrack.h), and is asked by what a packet carries.
 
 use std::fs;
 use std::io;
 use std::net::IpAddr;
-use std::time::Duration;
 
-use foldhash::HashMap;
 use netlink_packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_netfilter::conntrack::{ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Tuple};
 use netlink_packet_netfilter::{
@@ -18,77 +12,37 @@ use netlink_packet_netfilter::{
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 
-use crate::model::{Endpoint, Flow, MonoTime, Protocol};
+use crate::attribution::translations::Translator;
+use crate::model::{Endpoint, Flow, Protocol};
 
 /// How many entries there are in this network namespace. Not there where nothing is tracked.
 const COUNT: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
-/// How long an answer is believed.
-pub(in crate::attribution) const STANDS: Duration = Duration::from_secs(1);
-/// The most questions in a second, some 10 µs each: a flood of strange flows must not keep us from the packets.
-const MOST_QUESTIONS: u32 = 5_000;
 /// An entry with all its attributes is some 300 bytes.
 const ANSWER_BYTES: usize = 8192;
 
-/// Asks for translations, and remembers the answers for a while.
+/// Asks for translations.
 #[derive(Debug, Default)]
-pub(in crate::attribution) struct Conntrack {
+pub struct Conntrack {
     /// Open while connections are tracked here.
     socket: Option<Socket>,
-    /// When it was last looked whether they are.
-    looked: MonoTime,
-    known: HashMap<Flow, (MonoTime, Option<Flow>)>,
-    questions: u32,
 }
 
-impl Conntrack {
-    /// Whether connections are tracked here, so that [`Self::translated`] may have an answer.
-    pub(in crate::attribution) const fn is_in_use(&self) -> bool {
-        self.socket.is_some()
-    }
-
-    /// Forgets old answers. Called about once a second.
-    pub(in crate::attribution) fn forget(&mut self, now: MonoTime) {
-        self.questions = 0;
-        self.known.retain(|_, (at, _)| at.plus(STANDS) > now);
-    }
-
-    /// What `flow`, as a packet carries it from its sender, is on the other side of the translation; none if nothing
-    /// translates it, or that is not known. The packet is of the time `at`; it is `now` now.
-    pub(in crate::attribution) fn translated(
-        &mut self,
-        flow: &Flow,
-        at: MonoTime,
-        now: MonoTime,
-    ) -> Option<Flow> {
-        // A packet that was captured before the last look was tracked by then, if it is tracked at all.
-        if at > self.looked {
-            self.look();
-            self.looked = now;
-        }
-        let socket = self.socket.as_ref()?;
-        if let Some((asked, answer)) = self.known.get(flow)
-            && asked.plus(STANDS) > now
-        {
-            return *answer;
-        }
-        if self.questions >= MOST_QUESTIONS {
-            return None;
-        }
-        self.questions += 1;
-        // An error is an answer too: mostly that there is no such entry. Entries are found by what is seen before the
-        // translation; what is seen behind it is an answer to be, turned round.
-        let turned_round = || Some(ask(socket, &flow.reversed()).ok()??.reversed());
-        let answer = ask(socket, flow).ok().flatten().or_else(turned_round);
-        self.known.insert(*flow, (now, answer));
-        answer
-    }
-
-    fn look(&mut self) {
+impl Translator for Conntrack {
+    fn is_tracking(&mut self) -> bool {
         if !is_tracking() {
             self.socket = None;
         } else if self.socket.is_none() {
             self.socket = open().ok();
         }
+        self.socket.is_some()
+    }
+
+    fn translate(&mut self, flow: &Flow) -> Option<Flow> {
+        let socket = self.socket.as_ref()?;
+        // An error is an answer too: mostly that there is no such entry. Entries are found by what is seen before the
+        // translation; what is seen behind it is an answer to be, turned round.
+        let turned_round = || Some(ask(socket, &flow.reversed()).ok()??.reversed());
+        ask(socket, flow).ok().flatten().or_else(turned_round)
     }
 }
 

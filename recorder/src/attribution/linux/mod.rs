@@ -1,7 +1,6 @@
 //! How owners are learnt on Linux.
 
-mod cgroup_path;
-pub(super) mod conntrack;
+pub mod conntrack;
 pub mod ebpf;
 pub mod process;
 pub mod procfs;

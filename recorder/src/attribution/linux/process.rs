@@ -1,65 +1,55 @@
-//! What is known of a process besides what the kernel side tells: its full name, its container, its unit.
-
-use std::fmt::Write;
+//! What is looked up of a process when it is told of, because the kernel side does not tell it: its cgroups of version 1.
 
 use procfs::ProcessCGroup;
 use procfs::process::Process as ProcEntry;
 
-use super::{cgroup_path, clock_ns};
-use crate::attribution::event::ProcessNews;
-use crate::model::{Process, RealTime};
+use super::clock_ns;
+use crate::attribution::event::{OlderCgroup, ProcessNews};
+use crate::attribution::process::is_unplaced;
+use crate::model::RealTime;
 
-/// `TASK_COMM_LEN` of include/linux/sched.h less the NUL: longer names are cut to this.
-const COMM_BYTES: usize = 15;
-
-/// Fills in what the kernel side does not tell.
-#[derive(Debug)]
-pub struct ProcessDetails {
-    /// CLOCK_REALTIME less CLOCK_BOOTTIME at the start, in nanoseconds.
-    boot: RealTime,
-    /// Whether there are cgroups of version 1, which may be the only ones that a container has.
-    has_version_1: bool,
+/// When the machine was started, on the packets' clock. Read once, so that start times of one recording agree with each
+/// other.
+pub fn boot_time() -> RealTime {
+    RealTime::from_ns(clock_ns(libc::CLOCK_REALTIME).saturating_sub(clock_ns(libc::CLOCK_BOOTTIME)))
 }
 
-impl ProcessDetails {
-    /// Reads the clocks once, so that start times of one recording agree with each other.
+/// Looks up cgroups of version 1, which may be the only ones that a container has.
+#[derive(Clone, Copy, Debug)]
+pub struct OlderCgroups {
+    are_there: bool,
+}
+
+impl OlderCgroups {
+    /// Looks whether there are any here.
     pub fn new() -> Self {
-        let boot_ns = clock_ns(libc::CLOCK_REALTIME).saturating_sub(clock_ns(libc::CLOCK_BOOTTIME));
         let own = ProcEntry::myself().and_then(|myself| myself.cgroups());
-        let has_version_1 = own.is_ok_and(|own| own.0.iter().any(|cgroup| cgroup.hierarchy != 0));
-        Self { boot: RealTime::from_ns(boot_ns), has_version_1 }
+        Self { are_there: own.is_ok_and(|own| own.0.iter().any(|cgroup| cgroup.hierarchy != 0)) }
     }
 
-    /// Everything known of the process.
-    pub fn process(&self, news: &ProcessNews) -> Process {
-        let cgroup = text(&news.cgroup);
-        let (mut container, mut unit) = (cgroup_path::container(&cgroup), cgroup_path::unit(&cgroup));
-        if self.has_version_1 && (container.is_none() || unit.is_none()) {
-            for cgroup in version_1(news.pid, news.start_boottime_ns).unwrap_or_default() {
-                container = container.or_else(|| cgroup_path::container(&cgroup.pathname));
+    /// Whether there are any here.
+    pub const fn are_there(self) -> bool {
+        self.are_there
+    }
+
+    /// Adds those of the process, where that of version 2 leaves something open and the process is still there.
+    pub fn complete(self, news: &mut ProcessNews) {
+        if !self.are_there || !is_unplaced(news) {
+            return;
+        }
+        let cgroups = version_1(news.pid, news.start_boottime_ns).unwrap_or_default();
+        news.older_cgroups = cgroups
+            .into_iter()
+            .map(|cgroup| OlderCgroup {
                 // systemd's own hierarchy, which has no controllers.
-                if cgroup.controllers.iter().any(|name| name == "name=systemd") {
-                    unit = unit.or_else(|| cgroup_path::unit(&cgroup.pathname));
-                }
-            }
-        }
-        Process {
-            pid: news.pid,
-            name: full_name(&news.comm, &news.path),
-            path: (!news.path.is_empty()).then(|| news.path.clone()),
-            parent_pid: Some(news.parent_pid),
-            uid: Some(news.uid),
-            start: Some(RealTime::from_ns(self.boot.as_ns() + news.start_boottime_ns)),
-            cgroup: (!cgroup.is_empty()).then_some(cgroup),
-            container,
-            unit,
-            command_line: news.arguments.clone(),
-            uuid: None,
-        }
+                is_systemd: cgroup.controllers.iter().any(|name| name == "name=systemd"),
+                path: cgroup.pathname,
+            })
+            .collect();
     }
 }
 
-impl Default for ProcessDetails {
+impl Default for OlderCgroups {
     fn default() -> Self {
         Self::new()
     }
@@ -77,47 +67,9 @@ fn version_1(pid: u32, start_boottime_ns: u64) -> Option<Vec<ProcessCGroup>> {
     Some(cgroups.0.into_iter().filter(|cgroup| cgroup.hierarchy != 0).collect())
 }
 
-/// A name of the kernel as text: what is not UTF-8 as `\xNN`. A backslash stands for itself, because systemd's names
-/// have some.
-fn text(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len());
-    for chunk in bytes.utf8_chunks() {
-        text.push_str(chunk.valid());
-        for byte in chunk.invalid() {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "\\x{byte:02x}");
-        }
-    }
-    text
-}
-
-/// The kernel cuts names to 15 bytes; if the executable's name continues what is left, it is the whole.
-fn full_name(comm: &[u8], path: &[u8]) -> Vec<u8> {
-    let file_name = path.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
-    if comm.len() == COMM_BYTES && file_name.starts_with(comm) { file_name.to_vec() } else { comm.to_vec() }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_cut_name_is_completed_by_the_executable() {
-        let path = b"/opt/x/a-name-that-is-longer-than-fifteen";
-        assert_eq!(full_name(b"a-name-that-is-", path), b"a-name-that-is-longer-than-fifteen");
-    }
-
-    #[test]
-    fn a_name_that_the_process_gave_itself_stays() {
-        assert_eq!(full_name(b"worker: idle 12", b"/usr/sbin/nginx"), b"worker: idle 12");
-        assert_eq!(full_name(b"sh", b"/bin/shfmt"), b"sh");
-    }
-
-    #[test]
-    fn a_cgroups_name_may_be_any_bytes() {
-        assert_eq!(text(b"/a/\xc3\xa4"), "/a/\u{e4}");
-        assert_eq!(text(b"/a\xff\\x2d"), r"/a\xff\x2d");
-    }
 
     #[test]
     fn version_1_tells_container_and_unit_of_a_process_that_is_the_one_that_was_meant() {

@@ -9,8 +9,8 @@ mod compression;
 mod cost;
 mod count;
 mod lookup;
-mod replay;
 mod reading;
+mod replay;
 mod report;
 mod tool;
 

@@ -277,6 +277,7 @@ fn process_news(event: &ProcessEvent) -> ProcessNews {
         parent_pid: event.parent_tgid,
         uid: event.uid,
         cgroup: cgroup_path(cgroup, event.flags & PROCESS_CGROUP_CUT == 0),
+        older_cgroups: Vec::new(),
         comm: event.comm.get(..comm_length).unwrap_or_default().to_vec(),
         path: path_from_components(path),
         arguments: None,

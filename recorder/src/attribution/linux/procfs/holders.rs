@@ -223,6 +223,7 @@ fn describe(process: &Process, stat: &Stat, known: &Known, start_boottime_ns: u6
         parent_pid: u32::try_from(stat.ppid).ok()?,
         uid: process.status().ok()?.ruid,
         cgroup: cgroup(process),
+        older_cgroups: Vec::new(),
         comm: known.comm.clone(),
         path: known.path.clone(),
         arguments: None,

@@ -8,23 +8,23 @@ use crate::model::{MonoTime, RealTime};
 const STEP: Duration = Duration::from_millis(1);
 
 /// The offset between the clocks, measured anew in each round, and the one before the last step of the clock.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct ClockOffset {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClockOffset {
     /// Real less monotonic time. Nanoseconds since 1970 fit into 63 bits until 2262.
-    offset_ns: i64,
+    pub(super) offset_ns: i64,
     /// The offset before the last step, and the last measurement that had it.
-    before_step: Option<(i64, MonoTime)>,
-    measured: MonoTime,
+    pub(super) before_step: Option<(i64, MonoTime)>,
+    pub(super) measured: MonoTime,
 }
 
 impl ClockOffset {
     /// Starts with one measurement: both clocks at the same moment.
-    pub(super) fn new((real, mono): (RealTime, MonoTime)) -> Self {
+    pub fn new((real, mono): (RealTime, MonoTime)) -> Self {
         Self { offset_ns: difference(real, mono), before_step: None, measured: mono }
     }
 
     /// Takes a new measurement.
-    pub(super) fn measure(&mut self, (real, mono): (RealTime, MonoTime)) {
+    pub fn measure(&mut self, (real, mono): (RealTime, MonoTime)) {
         let offset_ns = difference(real, mono);
         if u128::from((offset_ns - self.offset_ns).unsigned_abs()) > STEP.as_nanos() {
             self.before_step = Some((self.offset_ns, self.measured));
@@ -36,9 +36,10 @@ impl ClockOffset {
     /// When, on the clock of the events, a packet of this time was captured: never later than the last measurement,
     /// since a packet that was taken is not from the future. A time that the new offset puts before the step or into the
     /// future was taken from the clock as it stood before the step.
-    pub(super) fn mono(&self, time: RealTime) -> MonoTime {
-        let by = |offset_ns: i64| time.as_ns() as i64 - offset_ns;
-        let latest = self.measured.as_ns() as i64;
+    pub fn mono(&self, time: RealTime) -> MonoTime {
+        // Of a file's offset anything may be expected.
+        let by = |offset_ns: i64| (time.as_ns() as i64).saturating_sub(offset_ns);
+        let latest = i64::try_from(self.measured.as_ns()).unwrap_or(i64::MAX);
         let mut ns = by(self.offset_ns);
         if let Some((offset_ns, last)) = self.before_step
             && (ns > latest || ns < last.as_ns() as i64)
@@ -49,7 +50,7 @@ impl ClockOffset {
     }
 
     /// What the clock of the packets shows at this time, or will if nobody sets it.
-    pub(super) fn real(&self, time: MonoTime) -> RealTime {
+    pub fn real(&self, time: MonoTime) -> RealTime {
         RealTime::from_ns(time.as_ns().saturating_add_signed(self.offset_ns))
     }
 }
