@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 .DEFAULT_GOAL := help
-.PHONY: help demo test readers wiresharks test-kernels deb test-deb accuracy bench bench-procfs bench-compression bench-reading bench-replay
+.PHONY: help demo test readers wiresharks test-kernels samples deb test-deb accuracy bench bench-procfs bench-compression bench-reading bench-replay
 .PHONY: install-deps check-macos ebpf lint doc
 
 help:
@@ -11,6 +11,7 @@ help:
 	@echo 'make wiresharks    unpack Wireshark 4.4 and 4.6 into target/wireshark, so that `make test` reads our files with them too'
 	@echo 'make readers       write the table of docs/FORMAT.md anew: what other programs keep of our files (root)'
 	@echo 'make test-kernels  record on Linux 5.10, 6.1, 6.12 and the newest in emulated machines, and judge (Debian, root; minutes)'
+	@echo 'make samples       record the samples with kept events anew, on the same kernels (Debian, root; minutes)'
 	@echo 'make deb           build the Debian package (installs cargo-deb by cargo if it is missing)'
 	@echo 'make test-deb      build it, install it on a bare Debian 12 in a folder, record as an ordinary user, remove it (root)'
 	@echo 'make accuracy      how often the owners are right, by scenario; writes docs/ACCURACY.md (root; half an hour or so)'
@@ -50,6 +51,13 @@ test-kernels:
 	sh tests/install-deps kernels
 	$(CARGO) build --release --workspace --bins
 	sh tests/run-built release kernels $(KERNELS)
+
+# The recordings of samples/kept anew: make samples KERNELS=6.12
+samples:
+	sh tests/install-deps kernels
+	$(CARGO) build --release --workspace --bins
+	mkdir -p samples/kept
+	sh tests/run-built release kernels --samples samples/kept $(KERNELS)
 
 deb:
 	sh tests/install-deps deb

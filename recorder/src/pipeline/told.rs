@@ -4,10 +4,10 @@ use std::io;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::afterwards::Afterwards;
-use super::clock::ClockOffset;
 use super::files::{Ending, Files};
 use super::section::section;
 use super::{Attributing, AttributionMode, Error, Finished, Observer, Plan, Progress, Signals, Why};
+use crate::attribution::clock::ClockOffset;
 use crate::attribution::told::Told;
 use crate::model::{Attribution, InterfaceCounts, MonoTime, Owner, RealTime, Reason, Statistics};
 use crate::selection::ProcessFilter;
@@ -62,6 +62,8 @@ pub(super) fn refuse(plan: &Plan) -> Result<(), Error> {
         "find owners in this way: here each packet tells its own process"
     } else if plan.with_arguments {
         "store command lines: a packet tells the name of its process only"
+    } else if plan.keep_events {
+        "keep events: there are none, each packet tells its own process"
     } else {
         return Ok(());
     };

@@ -63,6 +63,7 @@ fn plan(path: &Path) -> Plan {
         attribution: AttributionMode::Auto,
         processes: None,
         with_arguments: false,
+        keep_events: false,
         event_buffer_bytes: 0,
         annotate: Annotate::default(),
         path: path.to_owned(),

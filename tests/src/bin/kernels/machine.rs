@@ -16,8 +16,8 @@ const DEADLINE: Duration = Duration::from_secs(60 * 60);
 const ALARMS: [&str; 7] =
     ["Kernel panic", "Oops", "BUG:", "WARNING:", "Call Trace", "general protection fault", "stall"];
 
-/// Boots a kernel with an image, waits until the machine is off, and gives the folder of what it handed out.
-pub(crate) fn run(kernel: &Path, image: &Path, folder: &Path) -> PathBuf {
+/// Boots a kernel with an image and further words on its command line, waits until the machine is off, and gives the folder of what it handed out.
+pub(crate) fn run(kernel: &Path, image: &Path, folder: &Path, words: &str) -> PathBuf {
     let (console, packed) = (folder.join("console.txt"), folder.join("results.tar.gz"));
     let mut command = Command::new("qemu-system-x86_64");
     // No KVM: emulation runs everywhere. Time in the guest goes by the instructions that it executes, so that a busy machine
@@ -27,7 +27,7 @@ pub(crate) fn run(kernel: &Path, image: &Path, folder: &Path) -> PathBuf {
     command.args(["-smp", "1", "-m", "1024"]);
     command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
     command.arg("-kernel").arg(kernel).arg("-initrd").arg(image);
-    command.args(["-append", "console=ttyS0 quiet panic=-1 oops=panic"]);
+    command.args(["-append", &format!("console=ttyS0 quiet panic=-1 oops=panic {words}")]);
     for line in [&console, &packed] {
         command.arg("-serial").arg(format!("file:{}", line.display()));
     }

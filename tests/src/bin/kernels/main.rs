@@ -11,6 +11,7 @@ mod image;
 mod machine;
 mod packages;
 mod report;
+mod samples;
 mod stories;
 mod verdict;
 
@@ -19,9 +20,15 @@ use std::thread;
 
 use recorder_tests::lab::{machine_allows, say};
 
-const USAGE: &str = "usage: kernels [--write FILE] [KERNEL...]
-  KERNEL         5.10, 6.1, 6.12, newest; all without one
-  --write FILE   also replace the table of hooks in FILE";
+use crate::stories::STORIES;
+
+const USAGE: &str = "usage: kernels [--write FILE | --samples FOLDER] [KERNEL...]
+  KERNEL             5.10, 6.1, 6.12, newest; all without one
+  --write FILE       also replace the table of hooks in FILE
+  --samples FOLDER   play nothing but the samples with kept events, and put them there; `here`: on this machine's kernel";
+
+/// In place of a kernel: this machine's own.
+const HERE: &str = "here";
 
 /// The programs that a run needs.
 const TOOLS: [&str; 12] = [
@@ -62,10 +69,14 @@ fn main() {
     {
         return guest::run_all(Path::new(out));
     }
-    let write = arguments.iter().position(|argument| argument == "--write").map(|at| {
+    let mut value_of = |option: &str| {
+        let at = arguments.iter().position(|argument| argument == option)?;
         arguments.remove(at);
-        if at < arguments.len() { arguments.remove(at) } else { usage() }
-    });
+        Some(if at < arguments.len() { arguments.remove(at) } else { usage() })
+    };
+    let (write, samples) = (value_of("--write"), value_of("--samples").map(PathBuf::from));
+    let here = samples.is_some() && arguments.iter().any(|name| name == HERE);
+    arguments.retain(|name| !here || name != HERE);
     let known = |name: &String| KERNELS.iter().any(|kernel| kernel.name == name);
     if !arguments.iter().all(known) {
         usage();
@@ -76,8 +87,15 @@ fn main() {
     if let Some(file) = &write {
         report::write(file);
     }
+    if let Some(folder) = samples.as_deref().filter(|_| here) {
+        samples::record_here(folder);
+        if arguments.is_empty() {
+            return;
+        }
+    }
     let wanted = |kernel: &&Kernel| arguments.is_empty() || arguments.iter().any(|name| name == kernel.name);
-    let failed = test_all(KERNELS.iter().enumerate().filter(|(_, kernel)| wanted(kernel)));
+    let wanted = KERNELS.iter().enumerate().filter(|(_, kernel)| wanted(kernel));
+    let failed = test_all(wanted, samples.as_deref());
     if !failed.is_empty() {
         say(&format!("kernels: not as expected: {}", failed.join(", ")));
         std::process::exit(1);
@@ -93,22 +111,30 @@ fn usage() -> ! {
 
 /// Tests kernels, each in a thread: an emulated machine has one processor, and goes by its own time. Gives the names of those that
 /// are not as expected; one that fails does not keep the others from being judged.
-fn test_all<'a>(kernels: impl Iterator<Item = (usize, &'a Kernel)>) -> Vec<&'a str> {
+fn test_all<'a>(kernels: impl Iterator<Item = (usize, &'a Kernel)>, samples: Option<&Path>) -> Vec<&'a str> {
     thread::scope(|scope| {
-        let start =
-            |(column, kernel): (usize, &'a Kernel)| (kernel.name, scope.spawn(move || test(kernel, column)));
+        let start = |(column, kernel): (usize, &'a Kernel)| {
+            (kernel.name, scope.spawn(move || test(kernel, column, samples)))
+        };
         let tests: Vec<_> = kernels.map(start).collect();
         tests.into_iter().filter_map(|(name, test)| test.join().is_err().then_some(name)).collect()
     })
 }
 
-fn test(kernel: &Kernel, column: usize) {
+fn test(kernel: &Kernel, column: usize, samples: Option<&Path>) {
     let folder = folder(kernel);
     let root = packages::unpacked(kernel, &folder);
     let image = image::build(&root, &folder.join("image"));
     say(&format!("kernels: {}: booting", kernel.name));
-    let results = machine::run(&packages::vmlinuz(&root), &image, &folder);
-    verdict::judge(kernel, column, &results);
+    let (words, stories) = match samples {
+        Some(_) => (format!("{}=1", guest::ONLY_SAMPLES), &[][..]),
+        None => (String::new(), &STORIES[..]),
+    };
+    let results = machine::run(&packages::vmlinuz(&root), &image, &folder, &words);
+    verdict::judge(kernel, column, &results, stories);
+    if let Some(samples) = samples {
+        samples::store(&verdict::release(&results), &results, samples);
+    }
 }
 
 /// Where what belongs to a kernel is kept: beside what cargo has built.

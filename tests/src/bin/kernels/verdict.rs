@@ -5,7 +5,7 @@ use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use recorder_tests::judge::judge as judge_packets;
+use recorder_tests::judge::{Judged, Verdict, judge as judge_packets};
 use recorder_tests::lab::say;
 use recorder_tests::truth;
 use serde_json::Value;
@@ -13,20 +13,45 @@ use serde_json::Value;
 use crate::Kernel;
 use crate::guest::{DOCTOR, FAILURE, RECORDING, RELEASE, TRUTH};
 use crate::hooks::HOOKS;
-use crate::stories::{STORIES, Story};
+use crate::samples::{SAMPLES, assert_replayed};
+use crate::stories::Story;
 
 /// Panics unless all is as expected; says what was found in any case.
-pub(crate) fn judge(kernel: &Kernel, column: usize, results: &Path) {
-    let release = fs::read_to_string(results.join(RELEASE)).expect("the guest tells its kernel");
+pub(crate) fn judge(kernel: &Kernel, column: usize, results: &Path, stories: &[Story]) {
+    let release = release(results);
     let name = format!("{} ({release})", kernel.name);
-    let mut checks: Vec<Box<dyn Fn() + '_>> = vec![Box::new(|| judge_hooks(&name, column, results))];
-    checks.extend(STORIES.iter().map(|story| {
-        let check: Box<dyn Fn()> = Box::new(|| judge_story(&name, story, results));
-        check
-    }));
+    let mut checks: Vec<Check<'_>> = vec![Box::new(|| judge_hooks(&name, column, results))];
+    checks
+        .extend(stories.iter().map(|story| -> Check<'_> { Box::new(|| judge_story(&name, story, results)) }));
+    checks.extend(checks_of_samples(&name, results));
+    assert_all_hold(&name, checks);
+}
+
+/// Panics unless the samples are as expected.
+pub(crate) fn judge_samples(name: &str, results: &Path) {
+    assert_all_hold(name, checks_of_samples(name, results).collect());
+}
+
+type Check<'a> = Box<dyn Fn() + 'a>;
+
+fn checks_of_samples<'a>(name: &'a str, results: &'a Path) -> impl Iterator<Item = Check<'a>> {
+    SAMPLES.iter().map(move |story| -> Check<'a> {
+        Box::new(move || {
+            judge_story(name, story, results);
+            assert_replayed(name, story, results);
+        })
+    })
+}
+
+fn assert_all_hold(name: &str, checks: Vec<Check<'_>>) {
     // All are looked at, also after one that failed.
     let failed = checks.iter().filter(|check| catch_unwind(AssertUnwindSafe(check)).is_err()).count();
     assert_eq!(failed, 0, "{name}: {failed} of {} checks failed", checks.len());
+}
+
+/// The kernel that the guest had.
+pub(crate) fn release(results: &Path) -> String {
+    fs::read_to_string(results.join(RELEASE)).expect("the guest tells its kernel")
 }
 
 /// Every program is attached that the table says, and all others are not needed: nothing is refused.
@@ -64,5 +89,16 @@ fn judge_story(name: &str, story: &Story, results: &Path) {
     }
     let truths = truth::read(results.join(story.file(TRUTH)));
     let judgement = judge_packets(&results.join(story.file(RECORDING)), &truths);
-    judgement.assert_all_right(story.at_least, &context);
+    if !story.loses {
+        return judgement.assert_all_right(story.at_least, &context);
+    }
+    say(&format!("{context}: {judgement}"));
+    let bad: Vec<String> = judgement
+        .packets
+        .iter()
+        .filter(|judged| judged.verdict == Verdict::Wrong)
+        .map(Judged::to_string)
+        .collect();
+    assert!(bad.is_empty(), "{context}: wrong\n{}", bad.join("\n"));
+    assert!(judgement.packets.len() >= story.at_least, "{context}: {judgement}");
 }
