@@ -29,6 +29,7 @@ pub(super) fn describe(news: &ProcessNews, boot: RealTime) -> Process {
 }
 
 /// Whether its cgroup of version 2 leaves open in which container or unit it is.
+#[cfg(any(target_os = "linux", test))]
 pub(super) fn is_unplaced(news: &ProcessNews) -> bool {
     let cgroup = text(&news.cgroup);
     cgroup_path::container(&cgroup).is_none() || cgroup_path::unit(&cgroup).is_none()

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use super::{Plan, Signals};
 use crate::attribution::clock::ClockOffset;
-use crate::attribution::journal;
 use crate::model::{
     Attribution, Interface, InterfaceCounts, InterfaceId, MonoTime, Packet, ProcessTable, RealTime,
     Statistics,
@@ -137,8 +136,9 @@ impl<'a> Files<'a> {
     }
 
     /// Writes what the attribution was told, to be told again.
+    #[cfg(target_os = "linux")]
     pub(super) fn kept_events(&mut self, events: &[u8]) -> io::Result<()> {
-        let result = self.writer.kept_events(journal::VERSION, events);
+        let result = self.writer.kept_events(crate::attribution::journal::VERSION, events);
         self.noted(result)
     }
 
