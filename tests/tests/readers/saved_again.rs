@@ -10,7 +10,7 @@ use std::process::Command;
 use pcap_parser::{Block, PcapNGOption};
 use recorder_tests::blocks::{Ending, walk};
 use recorder_tests::lab::{Lab, say};
-use recorder_tests::process::{must, run};
+use recorder_tests::process::must;
 use recorder_tests::recorder::binary;
 use recorder_tests::rooms::root;
 use recorder_tests::seen::{Seen, by_pcap_parser, json, of_pcap};
@@ -140,9 +140,7 @@ fn values(file: &Path, place: Place) -> Values {
     assert_eq!(ending, Ending::Whole, "{} is cut", file.display());
     match place {
         Place::Bytes | Place::Time => packets(&by_pcap_parser(file).0, place),
-        Place::Show(keys) => {
-            Values::Each(json(file, Ending::Whole).iter().map(|packet| only(packet, keys)).collect())
-        }
+        Place::Show(keys) => shown(file, keys),
         Place::Summary(keys) => Values::All(summary(file, keys)),
         Place::Packet(_) => Values::Each(each),
         _ => Values::All(all),
@@ -155,16 +153,14 @@ fn is_pcap(file: &Path) -> bool {
     [0xa1b2_c3d4_u32, 0xa1b2_3c4d].iter().any(|magic| bytes.starts_with(&magic.to_le_bytes()))
 }
 
-/// That format has packets and times; `recorder show` does not read it.
+/// That format has packets and times.
 fn values_of_pcap(file: &Path, place: Place) -> Values {
     let seen = of_pcap(file);
     match place {
         Place::Bytes | Place::Time => packets(&seen, place),
         Place::Packet(_) => Values::Each(vec![None; seen.len()]),
-        Place::Show(_) => {
-            run(Command::new(binary()).arg("show").arg(file)).assert_code(2);
-            Values::Each(vec![None; seen.len()])
-        }
+        Place::Show(keys) => shown(file, keys),
+        Place::Summary(keys) => Values::All(summary(file, keys)),
         _ => Values::All(BTreeSet::new()),
     }
 }
@@ -184,6 +180,11 @@ fn option(of: &[PcapNGOption<'_>], code: u16) -> Option<Vec<u8>> {
 fn options<'a>(of: &'a [PcapNGOption<'_>], first: u16, last: u16) -> impl Iterator<Item = Vec<u8>> + 'a {
     let wanted = move |option: &&PcapNGOption<'_>| (first..=last).contains(&option.code.0);
     of.iter().filter(wanted).map(|option| blocks::bytes(option).to_vec())
+}
+
+/// These keys of the ends of each packet, as text.
+fn shown(file: &Path, keys: &[&str]) -> Values {
+    Values::Each(json(file, Ending::Whole).iter().map(|packet| only(packet, keys)).collect())
 }
 
 /// These keys of each process, as text.
