@@ -60,7 +60,7 @@ pub fn must(command: &mut Command) -> Output {
     output
 }
 
-/// A program that runs. Dropped, it is killed.
+/// A program that runs. Dropped, it is killed, and its process group too if it was started as the leader of one.
 pub struct Running {
     child: Option<Child>,
     pid: u32,
@@ -175,6 +175,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if let Some(mut child) = self.child.take() {
+            sys::kill_group(self.pid);
             // It may have ended by itself.
             let _ = child.kill();
             let _ = child.wait();

@@ -1,6 +1,7 @@
 //! Numbered packets, and the files of a recording in several files.
 
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -41,6 +42,8 @@ impl Line {
         );
         fs::write(&config, packet).expect("cannot write trafgen's configuration");
         let mut command = self.here.command("trafgen");
+        // What sends is a child of it, and goes on when only it is killed.
+        command.process_group(0);
         command.args([
             "--dev",
             "eth1",

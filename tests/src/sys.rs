@@ -20,6 +20,12 @@ pub(crate) fn signal(pid: u32, signal: i32) {
     assert_eq!(result, 0, "kill({pid}, {signal}) failed: {}", io::Error::last_os_error());
 }
 
+/// Kills the process group that a child leads; nothing if it leads none.
+pub(crate) fn kill_group(leader: u32) {
+    // SAFETY: kill takes two numbers; the child is not yet reaped, so a group with its id can only be its own.
+    let _ = unsafe { libc::kill(-(leader as libc::pid_t), libc::SIGKILL) };
+}
+
 /// Whether a child has ended, without waiting for it.
 pub(crate) fn has_ended(pid: u32) -> bool {
     // SAFETY: siginfo_t is plain numbers, for which zero is a value.
