@@ -18,6 +18,8 @@ use crate::maps::{
 
 /// `PF_KTHREAD` of include/linux/sched.h: a kernel thread, which is never the user of a socket.
 const PF_KTHREAD: u32 = 0x0020_0000;
+/// `PF_FORKNOEXEC` of include/linux/sched.h: forked, and has not called exec since.
+const PF_FORKNOEXEC: u32 = 0x0000_0040;
 /// The longest name of a file in a path (`NAME_MAX`), with its NUL.
 const COMPONENT_BYTES: usize = 256;
 /// More directories and mounts than this, and the path loses its beginning.
@@ -83,18 +85,30 @@ fn current_by_probe() -> Option<Current> {
     Some(Current { process, tid: probe(task, offset!(task_pid)) })
 }
 
-/// When the running process began to be what it is: it was forked, or called exec. On the clock of events, unlike
-/// start_boottime, which goes on while the machine is suspended. And the process id of its parent.
+/// Where the running process comes from.
+#[derive(Clone, Copy)]
+pub struct Beginning {
+    /// When it began to be what it is: it was forked, or called exec. On the clock of events, unlike start_boottime, which
+    /// goes on while the machine is suspended.
+    pub at_ns: u64,
+    /// Whether it has called exec since it was forked.
+    pub executed: bool,
+    /// The process id of its parent.
+    pub parent_tgid: u32,
+}
+
+/// Where the running process comes from.
 #[inline(always)]
-pub fn current_origin(tgid: u32) -> (u64, u32) {
+pub fn current_beginning(tgid: u32) -> Beginning {
     let leader: *const c_void = probe(current_task(), offset!(task_group_leader));
     let parent: *const c_void = probe(leader, offset!(task_real_parent));
     let forked_ns: u64 = probe(leader, offset!(task_start_time));
     // SAFETY: the value is read at once.
     let executed_ns = unsafe { EXECS.get(tgid) }.map_or(0, |at_ns| *at_ns);
     // The entry may be of an earlier process with this id.
-    let began_ns = if executed_ns > forked_ns { executed_ns } else { forked_ns };
-    (began_ns, probe(parent, offset!(task_tgid)))
+    let at_ns = if executed_ns > forked_ns { executed_ns } else { forked_ns };
+    let executed = probe::<u32>(leader, offset!(task_flags)) & PF_FORKNOEXEC == 0;
+    Beginning { at_ns, executed, parent_tgid: probe(parent, offset!(task_tgid)) }
 }
 
 /// The running process has replaced its program.

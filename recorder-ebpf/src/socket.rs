@@ -11,7 +11,8 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_sk_storage_get};
 use recorder_shared::{
-    Address, KIND_CLOSE, KIND_FLOW, KIND_USE, SOCKET_CLOSED_BY_OTHER, SOCKET_CONNECTS, SOCKET_DRAINED, Socket, SocketEvent, ports,
+    Address, KIND_CLOSE, KIND_FLOW, KIND_USE, SOCKET_CLOSED_BY_OTHER, SOCKET_CONNECTS, SOCKET_DRAINED, SOCKET_USER_EXECUTED, Socket, SocketEvent,
+    ports,
 };
 
 use crate::kernel::{SockHead, probe, untyped};
@@ -19,7 +20,7 @@ use crate::maps::{
     EVENTS, NO_WAKEUP, SOCKETS, SOCKETS_BY_COOKIE, count_loss, epoch, has_tracing_helpers, offset,
 };
 use crate::packet::{Headers, TCP, mapped};
-use crate::process::{Current, announce_current, current, current_origin};
+use crate::process::{Beginning, Current, announce_current, current, current_beginning};
 
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
@@ -245,7 +246,7 @@ const UNKEPT: Socket = Socket {
     former_received_ns: 0,
     began_ns: 0,
     parent_tgid: 0,
-    reserved: 0,
+    executed: 0,
     suspect: 0,
     suspect_ns: 0,
     local: [0; 2],
@@ -292,12 +293,15 @@ fn tell_user(sk: *const c_void, socket: &mut Socket, head: &SockHead, user: Curr
 #[inline(always)]
 fn change_user(socket: &mut Socket, user: Current, how: Use, now: u64) {
     if socket.process != user.process {
-        (socket.began_ns, socket.parent_tgid) = match how {
-            Use::Connection => (0, 0),
-            Use::Receive => current_origin((user.process >> 32) as u32),
+        let beginning = match how {
+            Use::Connection => Beginning { at_ns: 0, executed: false, parent_tgid: 0 },
+            Use::Receive => current_beginning((user.process >> 32) as u32),
             // It did not wait in a call; but what came before it was there at all is not its.
-            _ => (current_origin((user.process >> 32) as u32).0, 0),
+            _ => Beginning { parent_tgid: 0, ..current_beginning((user.process >> 32) as u32) },
         };
+        socket.began_ns = beginning.at_ns;
+        socket.executed = u32::from(beginning.executed);
+        socket.parent_tgid = beginning.parent_tgid;
     }
     if socket.process == 0 {
         socket.tid = user.tid;
@@ -406,12 +410,13 @@ fn announce(socket: &Socket, kind: u8, flags: u16, at_ns: u64, flow: &Flow, remo
         count_loss();
         return false;
     };
+    let executed = if socket.executed == 0 { 0 } else { SOCKET_USER_EXECUTED };
     entry.write(SocketEvent {
         kind,
         protocol: flow.protocol,
         local_port: flow.local_port,
         remote_port: flow.remote_port,
-        flags,
+        flags: flags | executed,
         at_ns,
         cookie: socket.cookie,
         process: socket.process,

@@ -29,6 +29,8 @@ pub const SOCKET_DRAINED: u16 = 1;
 pub const SOCKET_CLOSED_BY_OTHER: u16 = 2;
 /// A [`SocketEvent`] flag at [`KIND_USE`]: the call was connect, accept or getpeername, which moves no data.
 pub const SOCKET_CONNECTS: u16 = 4;
+/// Flag: the user began as it is by exec, not by a fork alone.
+pub const SOCKET_USER_EXECUTED: u16 = 8;
 /// The kind of a [`ProcessEvent`].
 pub const KIND_PROCESS: u8 = 5;
 
@@ -173,8 +175,8 @@ pub struct Socket {
     pub began_ns: u64,
     /// See [`SocketEvent::parent_tgid`].
     pub parent_tgid: u32,
-    /// Always 0.
-    pub reserved: u32,
+    /// 1 if the user has called exec since it was forked, else 0; told as [`SOCKET_USER_EXECUTED`].
+    pub executed: u32,
     /// A process that caused a packet without being the known user: believed once it is seen in a send call.
     pub suspect: u64,
     /// When it did so.

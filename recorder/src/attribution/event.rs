@@ -42,6 +42,8 @@ pub struct Handover {
     pub former_received: MonoTime,
     /// When the later user was forked or called exec, if that was looked up.
     pub began: Option<MonoTime>,
+    /// Whether it began by exec, as a program that has to be linked first, and not by a fork alone.
+    pub executed: bool,
     /// The process id of its parent, if its use began with a receive, in which it may have waited.
     pub parent_pid: Option<u32>,
 }

@@ -16,7 +16,7 @@ use super::news::{Moment, News, Origin};
 use crate::model::{CommandLine, Endpoint, Flow, Found, InterfaceId, MonoTime, Protocol, RealTime};
 
 /// The version of the layout.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// One entry of a journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -165,7 +165,7 @@ fields! {
         happening, at, cookie, netns, flow, user, existed, remote_isn, connects, drained, closed_by_other
     }
     User { process, tid, since, handover }
-    Handover { former_received, began, parent_pid }
+    Handover { former_received, began, executed, parent_pid }
     ProcessNews {
         id, pid, start_boottime_ns, exec_id, parent_pid, uid, cgroup, older_cgroups, comm, path, arguments,
         tracked
@@ -511,8 +511,12 @@ mod tests {
     }
 
     fn socket_news() -> SocketNews {
-        let handover =
-            Handover { former_received: at(0), began: Some(at(u64::MAX)), parent_pid: Some(u32::MAX) };
+        let handover = Handover {
+            former_received: at(0),
+            began: Some(at(u64::MAX)),
+            executed: true,
+            parent_pid: Some(u32::MAX),
+        };
         SocketNews {
             happening: Happening::IsUsed,
             at: at(123_456_789_012_345),
@@ -619,7 +623,7 @@ mod tests {
             &[0, 0, 0, 0xf0],
             &[17, 4, 192, 0, 2, 1, 0x88, 0x13, 4, 198, 51, 100, 7, 53, 0],
             &[1, 5, 0, 0, 0, 7, 0, 0, 0, 9, 1],
-            &[1, 0, 1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1],
+            &[1, 0, 1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 1],
             &[1, 0xff, 0xff, 0xff, 0xff, 0x0f],
             &[2, 0x84, 0x86, 0x88, 8, 1, 0, 1],
         ];

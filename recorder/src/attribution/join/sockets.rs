@@ -6,8 +6,8 @@ use super::{Answer, FINE_CLOCK_ERROR, HOOK_SLACK, LINGER, Question, SLACK, TCP_L
 use crate::attribution::event::{Handover, Holder, ProcessId, Scan, SocketNews, User};
 use crate::model::{Flow, Found, MonoTime, Protocol, Reason};
 
-/// How long a process that was just forked, or its program executed, may not wait for packets yet: it is being linked, or has
-/// no processor. On two busy cores that took more than 5 ms for one program in some hundred.
+/// How long after exec a program may not wait for packets yet: it is being linked, or has no processor. On two busy cores that
+/// took more than 5 ms for one program in some hundred.
 const STARTING: Duration = Duration::from_millis(20);
 /// The most uses of one socket remembered, unless they all are recent.
 const MOST_USES: usize = 256;
@@ -207,12 +207,14 @@ impl SocketState {
         (handover.former_received < at && next.from <= at.plus(SLACK)).then_some((next, handover))
     }
 
-    /// Whether the later process can have waited for this packet: its parent had used the socket before it was forked, so
-    /// that it was born with it.
+    /// Whether the later process had the socket when this packet came, and can have waited for it: its parent had used the
+    /// socket before it was forked, so that it was born with it. A fork alone goes on where its parent was; what it reads
+    /// later is its own from its first moment.
     pub(super) fn waited_at(&self, at: MonoTime, handover: Handover) -> bool {
         let (Some(began), Some(parent)) = (handover.began, handover.parent_pid) else { return false };
         let is_parents = |used: &Use| used.process.pid() == parent && used.from <= began;
-        began.plus(STARTING) <= at && self.uses.iter().any(is_parents)
+        let ready = began.plus(if handover.executed { STARTING } else { FINE_CLOCK_ERROR });
+        ready <= at && self.uses.iter().any(is_parents)
     }
 
     /// Whether more than two processes have used it: they may all wait on it at the same time, and each takes the datagram

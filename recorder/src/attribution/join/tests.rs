@@ -63,13 +63,18 @@ impl Socket {
 
     fn handed_over(self, former_received: MonoTime, born: Option<(MonoTime, u32)>) -> Self {
         let (began, parent_pid) = born.unzip();
-        Self { handover: Some(Handover { former_received, began, parent_pid }), ..self }
+        Self { handover: Some(Handover { former_received, began, executed: false, parent_pid }), ..self }
+    }
+
+    /// What took it over began with exec.
+    fn by_exec(self) -> Self {
+        Self { handover: self.handover.map(|handover| Handover { executed: true, ..handover }), ..self }
     }
 
     /// Its user did not wait for anything before.
     fn of_program(self, began: MonoTime) -> Self {
-        let handover =
-            Handover { former_received: MonoTime::default(), began: Some(began), parent_pid: None };
+        let former_received = MonoTime::default();
+        let handover = Handover { former_received, began: Some(began), executed: true, parent_pid: None };
         Self { handover: Some(handover), ..self }
     }
 
@@ -542,11 +547,19 @@ fn process(pid: u32) -> u64 {
 fn a_process_that_waited_in_its_receive_is_the_receiver_of_what_woke_it() {
     let flow = tcp(22, 40_000);
     let parent = socket(1, flow, process(PARENT), ms(100));
-    // Forked 10 ms after the accept, and back from its receive when the request has come.
+    // Forked 10 ms after the accept, and back from its receive 40 ms after it.
     let child = parent.used_by(8, us(140_050)).handed_over(MonoTime::default(), Some((ms(110), PARENT)));
     let opened = listener(process(PARENT)).is_opened(flow, ms(99));
-    let join = join(&[opened, parent.is_used(ms(100)), child.is_used(us(140_050))]);
-    assert_eq!(received(&join, flow, ms(140)), owner(8), "the request");
+    let join = |child: Socket| join(&[opened, parent.is_used(ms(100)), child.is_used(us(140_050))]);
+    let program = join(child.by_exec());
+    for hardly_begun in [ms(112), ms(129)] {
+        assert_eq!(received(&program, flow, hardly_begun), AMBIGUOUS, "a program may be being linked yet");
+    }
+    assert_eq!(received(&program, flow, ms(131)), owner(8));
+    let join = join(child);
+    for request in [us(110_021), ms(140)] {
+        assert_eq!(received(&join, flow, request), owner(8), "forked with it, and the one who reads it");
+    }
     let acknowledged = Question { by_call: false, ..about(flow, ms(140)) };
     assert_eq!(join.ask(&acknowledged), owner(8), "its acknowledgement");
     assert_eq!(
@@ -555,9 +568,7 @@ fn a_process_that_waited_in_its_receive_is_the_receiver_of_what_woke_it() {
         "whoever sends is heard of before its packet"
     );
     assert_eq!(received(&join, flow, ms(101)), owner(process(PARENT)), "the child is not born");
-    for hardly_begun in [ms(112), ms(129)] {
-        assert_eq!(received(&join, flow, hardly_begun), AMBIGUOUS, "the parent did not read it either");
-    }
+    assert_eq!(received(&join, flow, ms(110)), AMBIGUOUS, "as it is forked");
     assert_eq!(received(&join, flow, ms(99)), owner(process(PARENT)), "the handshake before the accept");
     let hasty = Question { sent: false, waited: Duration::from_millis(4), ..about(flow, ms(140)) };
     assert_eq!(join.ask(&hasty), LATE);

@@ -22,9 +22,10 @@ const KEEP: &str = "--keep-events";
 /// How long packets may take to be written.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-pub(crate) const SAMPLES: [Story; 10] = [
+pub(crate) const SAMPLES: [Story; 11] = [
     Story { name: "kept short lives", at_least: WAYS * 2 * (8 + 2 + 2), play: short_lives, loses: false },
     Story { name: "kept prefork", at_least: WAYS * 2 * 8, play: prefork, loses: false },
+    Story { name: "kept forking", at_least: WAYS * 4 * 8, play: forking, loses: false },
     Story { name: "kept inetd", at_least: WAYS * 2 * 8, play: inetd, loses: true },
     Story { name: "kept waiting", at_least: WAYS * (2 * 8 + 4), play: waiting, loses: true },
     Story { name: "kept same flow", at_least: WAYS * 3 * 6, play: same_flow, loses: true },
@@ -54,6 +55,17 @@ fn prefork(stage: &Stage) {
     stage.record_with(&[KEEP], |way| {
         let server = way.serve("server", None, "0", &arguments);
         way.clients(2, "tcp", &server.port);
+        finish(server);
+    });
+}
+
+/// A child for each connection, forked without exec.
+fn forking(stage: &Stage) {
+    stage.record_with(&[KEEP], |way| {
+        let server = way.serve("server", None, "0", &["tcp-server", "--connections", "4", "--forking"]);
+        for pause in ["0", "1", "2", "3"] {
+            way.client("tcp-client", &server.port, &["--until-eof", "--pause-ms", pause]);
+        }
         finish(server);
     });
 }

@@ -20,8 +20,8 @@ mod udp;
 use options::Options;
 
 const USAGE: &str = "usage: traffic SUB-COMMAND [ARGS] [--log FILE]
-  tcp-server [--listen ADDR:PORT] [--null-address] [--prefork N] [--threads] [--inetd PROGRAM] [--mptcp] [--dual-stack]
-             [--requests N] [--wait-close] [--connections N] [--accept-gate FILE]
+  tcp-server [--listen ADDR:PORT] [--null-address] [--prefork N] [--threads] [--inetd PROGRAM] [--forking] [--mptcp]
+             [--dual-stack] [--requests N] [--wait-close] [--connections N] [--accept-gate FILE]
   tcp-reuseport-server --listen ADDR:PORT --reuseport --processes N     one listening socket for each process
   inetd-program --local ADDR:PORT --peer ADDR:PORT                      serves the connection that is standard input
   tcp-client ADDR PORT [--until-eof] [--forever] [--connections N] [--bind ADDR:PORT] [--reset] [--mptcp] [--in-thread]

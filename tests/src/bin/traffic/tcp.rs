@@ -133,6 +133,7 @@ fn serve(listener: &TcpListener, options: &Options) {
         let truth = Truth::begin("server", "tcp");
         match options.value("--inetd") {
             Some(program) => pass_to_program(truth, stream, peer, program, options),
+            None if options.has("--forking") => pass_to_child(truth, stream, peer, options),
             None => talk(truth, stream, peer, options),
         }
     }
@@ -166,6 +167,20 @@ fn accept(listener: &TcpListener, options: &Options) -> (TcpStream, Option<Socke
     }
     let (stream, peer) = listener.accept().expect("cannot accept");
     (stream, Some(peer))
+}
+
+/// As servers did before there were threads: a child, forked without exec, serves the connection.
+fn pass_to_child(truth: Truth, stream: TcpStream, peer: Option<SocketAddr>, options: &Options) {
+    let local = stream.local_addr().expect("a connection has an address");
+    // From here on the child may use it.
+    let accepted = truth.ended(local, peer);
+    let child = in_child(|| {
+        let stream = stream.try_clone().expect("cannot copy the connection");
+        talk(Truth::begin("heir", "tcp"), stream, peer, options);
+    });
+    drop(stream);
+    crate::truth::write_line(options.log(), &accepted);
+    sys::wait_for(child);
 }
 
 /// As inetd does: the connection becomes the standard input of another program, and is closed here.

@@ -12,7 +12,8 @@ use aya::{Btf, Ebpf, EbpfLoader};
 use recorder_shared::{
     CONTROL_EPOCH, CONTROL_LOST, KIND_CLOSE, KIND_FLOW, KIND_LISTEN, KIND_USE, Offsets,
     PROCESS_ARGUMENTS_CUT, PROCESS_CGROUP_CUT, PROCESS_TRACKED, ProcessEvent, ProcessEventWithArguments,
-    SOCKET_CLOSED_BY_OTHER, SOCKET_CONNECTS, SOCKET_DRAINED, SocketEvent, address_to_bytes,
+    SOCKET_CLOSED_BY_OTHER, SOCKET_CONNECTS, SOCKET_DRAINED, SOCKET_USER_EXECUTED, SocketEvent,
+    address_to_bytes,
 };
 
 use self::sys::Wire;
@@ -247,6 +248,7 @@ fn socket_news(event: &SocketEvent) -> Option<SocketNews> {
         handover: Some(Handover {
             former_received: MonoTime::from_ns(event.former_received_ns),
             began: (event.began_ns != 0).then(|| MonoTime::from_ns(event.began_ns)),
+            executed: event.flags & SOCKET_USER_EXECUTED != 0,
             parent_pid: (event.parent_tgid != 0).then_some(event.parent_tgid),
         }),
     };

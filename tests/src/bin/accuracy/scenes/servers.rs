@@ -16,7 +16,7 @@ fn lacks_an_end(judged: &Judged) -> bool {
     judged.packet.comment.is_some() && !judged.names_both()
 }
 
-pub(crate) const ALL: [Scenario; 15] = [
+pub(crate) const ALL: [Scenario; 16] = [
     Scenario {
         name: "prefork",
         what: "a listener shared by four children that accept",
@@ -48,6 +48,16 @@ pub(crate) const ALL: [Scenario; 15] = [
         what: "four processes with a UDP socket each on one port (SO_REUSEPORT)",
         expected: AllRight,
         play: reuseport_udp,
+    },
+    Scenario {
+        name: "forking",
+        what: "a server that forks a child for each connection, which reads the request and answers",
+        expected: But {
+            // The server's own copy of the connection may be the last one.
+            limits: "Where another process closes a socket last",
+            may_lack: lacks_an_end,
+        },
+        play: forking,
     },
     Scenario {
         name: "inetd",
@@ -160,6 +170,21 @@ fn socket_activation(plan: &Plan) -> Take {
         finish(server);
     });
     take.at_least(6 * clients * 2)
+}
+
+fn forking(plan: &Plan) -> Take {
+    let clients = plan.count(200, 30);
+    let take = at_each_place(plan, "forking", |place| {
+        let count = clients.to_string();
+        let server = place.server("server", &["tcp-server", "--connections", &count, "--forking"]);
+        for number in 0..clients {
+            // Half of the requests come when the child is there.
+            let pause = if number % 2 == 0 { "0" } else { "1" };
+            place.client("client", &server.port, &["tcp-client", "--until-eof", "--pause-ms", pause]);
+        }
+        finish(server);
+    });
+    take.at_least(6 * clients * 8)
 }
 
 fn inetd(plan: &Plan, label: &str, client: &[&str]) -> Take {
