@@ -74,9 +74,13 @@ pub enum Ending {
 }
 
 /// Gives all blocks of a file to `see`, in their order.
-pub fn walk(file: &Path, mut see: impl FnMut(&Block<'_>)) -> Ending {
-    let bytes = fs::read(file).unwrap_or_else(|error| panic!("cannot read {}: {error}", file.display()));
-    let blocks = PcapNGSlice::from_slice(&bytes).unwrap_or_else(|error| panic!("not pcapng: {error:?}"));
+pub fn walk(file: &Path, see: impl FnMut(&Block<'_>)) -> Ending {
+    walk_bytes(&fs::read(file).unwrap_or_else(|error| panic!("cannot read {}: {error}", file.display())), see)
+}
+
+/// The same of what was read from one.
+pub fn walk_bytes(bytes: &[u8], mut see: impl FnMut(&Block<'_>)) -> Ending {
+    let blocks = PcapNGSlice::from_slice(bytes).unwrap_or_else(|error| panic!("not pcapng: {error:?}"));
     for block in blocks {
         match block {
             Ok(PcapBlockOwned::NG(block)) => see(&block),

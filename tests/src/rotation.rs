@@ -5,14 +5,17 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use pcap_parser::pcapng::PcapNGSlice;
-use pcap_parser::{Block, PcapBlockOwned};
+use pcap_parser::Block;
 
+use crate::blocks::{Ending, walk_bytes};
 use crate::lab::Lab;
 use crate::namespace::{Namespace, connect};
 
 /// Where the TCP sequence number stands in a frame: behind the Ethernet and IPv4 headers, and the ports.
 const SEQUENCE_AT: usize = 14 + 20 + 4;
+
+/// Ethernet, IPv4, TCP.
+const HEADERS: usize = 14 + 20 + 20;
 
 /// Two namespaces with a link between them, over which numbered packets are sent, and nothing else that is TCP.
 pub struct Line {
@@ -33,11 +36,19 @@ impl Line {
     /// A command that sends `count` TCP packets of this many bytes as fast as it can, to nobody: their sequence numbers count from
     /// 1 on.
     pub fn trafgen(&self, lab: &Lab, count: u32, frame_bytes: usize) -> Command {
+        self.trafgen_of(lab, count, &format!("fill(0x5a, {})", frame_bytes - HEADERS))
+    }
+
+    /// The same with contents that cannot be compressed.
+    pub fn trafgen_random(&self, lab: &Lab, count: u32, frame_bytes: usize) -> Command {
+        self.trafgen_of(lab, count, &format!("drnd({})", frame_bytes - HEADERS))
+    }
+
+    fn trafgen_of(&self, lab: &Lab, count: u32, payload: &str) -> Command {
         let config = lab.path("trafgen.cfg");
-        let payload = frame_bytes - (14 + 20 + 20);
         let packet = format!(
             "{{ eth(da={}, sa=02:00:00:00:00:01), ipv4(sa=10.77.1.1, da=10.77.1.200, ttl=64), \
-             tcp(sp=1000, dp=9, seq=dinc(1, 4000000000)), fill(0x5a, {payload}) }}\n",
+             tcp(sp=1000, dp=9, seq=dinc(1, 4000000000)), {payload} }}\n",
             self.there.mac("eth1")
         );
         fs::write(&config, packet).expect("cannot write trafgen's configuration");
@@ -88,18 +99,25 @@ pub fn files(path: &Path) -> Vec<(u32, PathBuf)> {
 /// The numbers of the packets in a file, as the crate pcap-parser (not ours) reads it; a compressed one as the program zstd
 /// decompresses it.
 pub fn sequence(file: &Path) -> Vec<u32> {
-    let bytes = bytes(file);
-    let blocks = PcapNGSlice::from_slice(&bytes).unwrap_or_else(|error| panic!("not pcapng: {error:?}"));
-    let number = |block: PcapBlockOwned<'_>| match block {
-        PcapBlockOwned::NG(Block::EnhancedPacket(packet)) => {
-            let bytes = packet.data.get(SEQUENCE_AT..SEQUENCE_AT + 4)?;
-            Some(u32::from_be_bytes(bytes.try_into().expect("four bytes")))
+    let (numbers, ending) = numbers(&bytes(file));
+    assert_eq!(ending, Ending::Whole, "{} ends within a block", file.display());
+    numbers
+}
+
+/// The same of a file that may have been cut: of its whole packets.
+pub fn sequence_of_cut(file: &Path) -> Vec<u32> {
+    numbers(&fs::read(file).unwrap_or_else(|error| panic!("cannot read {}: {error}", file.display()))).0
+}
+
+fn numbers(bytes: &[u8]) -> (Vec<u32>, Ending) {
+    let mut numbers = Vec::new();
+    let ending = walk_bytes(bytes, |block| {
+        if let Block::EnhancedPacket(packet) = block {
+            let number = packet.data.get(SEQUENCE_AT..SEQUENCE_AT + 4);
+            numbers.extend(number.map(|bytes| u32::from_be_bytes(bytes.try_into().expect("four bytes"))));
         }
-        _ => None,
-    };
-    blocks
-        .filter_map(|block| number(block.unwrap_or_else(|error| panic!("damaged block: {error:?}"))))
-        .collect()
+    });
+    (numbers, ending)
 }
 
 fn bytes(file: &Path) -> Vec<u8> {

@@ -14,7 +14,7 @@ use super::size::{self, GIB, KIB, MIB, Size};
 use super::status::Screen;
 #[cfg(target_os = "linux")]
 use crate::attribution::linux::ebpf::DEFAULT_EVENT_BYTES;
-use crate::output::Compression;
+use crate::output::{self, Compression};
 use crate::pcapng::Annotate;
 use crate::pipeline::{
     self, AttributionMode, Error, Finished, Invoker, Limits, Plan, Rotation, Signals, Why,
@@ -318,7 +318,7 @@ fn contradiction(plan: &Plan) -> Option<(&'static str, &'static str)> {
             "leave --attribution out; or record everything, and choose later with `recorder filter`",
         ));
     }
-    let is_stdout = plan.path == Path::new("-");
+    let is_stdout = output::is_stdout(&plan.path);
     if is_stdout && plan.rotation.is_some() {
         return Some((
             "cannot write several files to standard output",
@@ -390,6 +390,9 @@ fn run_with(args: RecordArgs, mut screen: Screen) -> ExitCode {
 fn exit_code(finished: &Finished) -> u8 {
     let reader_left = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe;
     let failed = finished.failure.as_ref().is_some_and(|error| !reader_left(error));
+    if failed && finished.is_gone {
+        return 2;
+    }
     let command_failed = finished.command.is_some_and(|status| !status.success());
     let lost = finished.statistics.dropped_by_kernel > 0
         || finished.statistics.events_lost > 0

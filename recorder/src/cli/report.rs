@@ -195,6 +195,7 @@ mod tests {
             files_written: 2,
             files: vec!["a.pcapng".into()],
             problems: 0,
+            is_gone: false,
             statistics,
             interfaces: vec!["lo".to_owned()],
             by_process: vec![0, 2, 1],

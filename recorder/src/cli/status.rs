@@ -63,6 +63,13 @@ impl Screen {
         {
             self.error(&error.to_string(), None);
         }
+        if finished.why == Why::InterfacesGone {
+            let text = format!("no interface is left: {} is gone", finished.interfaces.join(", "));
+            self.error(
+                &text,
+                Some("start again when it is back, or record on any, which goes on whatever comes and goes"),
+            );
+        }
         // Last of all, so that the last line is the report whatever else was said.
         if self.json {
             match report::line(finished, exit_code) {
@@ -89,7 +96,8 @@ impl Screen {
             }
             Attributing::Procfs { refused: Some(error), .. } => {
                 let text = "owners are looked up in /proc, which misses what is short-lived, because eBPF is refused";
-                self.error(&format!("{text}: {error}"), doctor);
+                let remedy = format!("{}; `recorder doctor` tells what is missing", error.remedy());
+                self.error(&format!("{text}: {error}"), Some(&remedy));
             }
             Attributing::Ebpf { snapshot: Err(error), .. } => {
                 self.note(&format!(
@@ -201,6 +209,7 @@ fn summary(finished: &Finished) -> String {
         files_written,
         files,
         problems: _,
+        is_gone: _,
         statistics,
         interfaces: _,
         by_process: _,
@@ -216,9 +225,8 @@ fn summary(finished: &Finished) -> String {
         let _ = writeln!(text, "the command ended with {}", describe(*status));
     }
     match why {
-        Why::InterfacesGone => text.push_str("stopped: no interface is left\n"),
         Why::ReaderGone => text.push_str("stopped: nobody reads the output any more\n"),
-        Why::Signal(_) | Why::CommandEnded | Why::Limit | Why::Failure => {}
+        Why::Signal(_) | Why::CommandEnded | Why::Limit | Why::InterfacesGone | Why::Failure => {}
     }
     // tcpdump's closing lines to the letter, for those who look for them.
     let _ = writeln!(text, "{} captured", packets(written));

@@ -77,8 +77,9 @@ impl<W: Write> Encoder<W> {
         self.on_the_way
     }
 
-    pub(super) fn finish(self) -> io::Result<W> {
-        self.zstd.finish()
+    /// Ends the frame. After an error it goes on at the next call.
+    pub(super) fn end(&mut self) -> io::Result<()> {
+        self.zstd.do_finish()
     }
 }
 
@@ -136,7 +137,43 @@ mod tests {
         // Nothing new, nothing written.
         encoder.flush().unwrap();
         assert_eq!(*encoder.place(), so_far);
-        let whole = encoder.finish().unwrap();
-        assert_eq!(zstd::decode_all(whole.as_slice()).unwrap(), [b'a'; 100_000]);
+        encoder.end().unwrap();
+        assert_eq!(zstd::decode_all(encoder.place().as_slice()).unwrap(), [b'a'; 100_000]);
+    }
+
+    /// Takes nothing each second time.
+    #[derive(Default)]
+    struct Stubborn {
+        taken: Vec<u8>,
+        refuses: bool,
+    }
+
+    impl Write for Stubborn {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.refuses = !self.refuses;
+            if self.refuses {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            let some = bytes.len().min(100);
+            self.taken.extend_from_slice(&bytes[..some]);
+            Ok(some)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn after_an_error_it_goes_on_where_it_was() {
+        let bytes: Vec<u8> = (0..100_000_u32).flat_map(|number| (number * number).to_le_bytes()).collect();
+        let mut encoder = Encoder::new(Stubborn::default(), Compression::default()).unwrap();
+        let mut rest = bytes.as_slice();
+        while !rest.is_empty() {
+            rest = encoder.write(rest).map_or(rest, |count| &rest[count..]);
+        }
+        while encoder.flush().is_err() {}
+        while encoder.end().is_err() {}
+        assert!(zstd::decode_all(encoder.place().taken.as_slice()).unwrap() == bytes);
     }
 }

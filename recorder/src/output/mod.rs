@@ -8,8 +8,8 @@ mod input;
 mod series;
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::io::{self, Seek, SeekFrom, Write};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -83,25 +83,25 @@ enum Sink {
 }
 
 impl Output {
-    /// Creates `path`, readable and writable for its owner alone (mode 0600); `-` is standard output.
+    /// Creates `path`, readable and writable for its owner alone (mode 0600); `-` and /dev/stdout are standard output.
     ///
     /// With `manner.force` a regular file that is there is removed first, so that the new one shares nothing with
     /// it: no mode, no owner, no other name of the same file. A symbolic link, a device or a directory stays,
     /// and is an error. A FIFO is opened as it is, when somebody reads it; until then `goes_on` is asked now and then
-    /// whether to wait.
+    /// whether to wait. So is a pipe that was inherited (/dev/fd/63, as shells write `>(COMMAND)`).
     ///
     /// # Errors
     /// If the file is there already, cannot be created, or cannot be given to its owner. A file that could be
     /// created but not given away is removed again.
     pub fn create(path: &Path, manner: &Manner, goes_on: &dyn Fn() -> bool) -> Result<Self, CreateError> {
-        let (sink, is_stream) = if path == Path::new("-") {
+        let (sink, is_stream) = if is_stdout(path) {
             (Sink::Stdout(io::stdout()), true)
         } else if is_fifo(path) {
             (Sink::File(open_fifo(path, goes_on).map_err(|error| explain(path, error))?), true)
         } else {
             (Sink::File(create_file(path, manner)?), false)
         };
-        let name = if path == Path::new("-") { Path::new("standard output") } else { path };
+        let name = if is_stdout(path) { Path::new("standard output") } else { path };
         let place = Place { sink, path: name.to_owned(), written: 0 };
         let body = match manner.compression {
             None => Body::Plain(place),
@@ -140,15 +140,56 @@ impl Output {
         matches!(self.body, Body::Compressed(_))
     }
 
-    /// Writes what compression still holds, and its end. Gives the size of the file.
+    /// Whether the file has no name any more: somebody has deleted it, and nothing of it will be left.
+    pub fn is_deleted(&self) -> bool {
+        match &self.place().sink {
+            // What cannot be asked is not known to be gone.
+            Sink::File(file) => !self.is_stream && file.metadata().is_ok_and(|now| now.nlink() == 0),
+            Sink::Stdout(_) => false,
+        }
+    }
+
+    /// Writes what compression still holds, and its end. After an error it goes on at the next call.
     ///
     /// # Errors
     /// Those of the place.
-    pub fn finish(self) -> io::Result<u64> {
-        match self.body {
-            Body::Plain(place) => Ok(place.written),
-            Body::Compressed(encoder) => encoder.finish().map(|place| place.written),
+    pub fn end(&mut self) -> io::Result<()> {
+        match &mut self.body {
+            Body::Plain(_) => Ok(()),
+            Body::Compressed(encoder) => encoder.end(),
         }
+    }
+
+    /// The same. Gives the size of the file.
+    ///
+    /// # Errors
+    /// Those of the place.
+    pub fn finish(mut self) -> io::Result<u64> {
+        self.end().map(|()| self.written())
+    }
+
+    /// What stands in the file before this byte, `most` bytes at most; nothing where it cannot be read.
+    pub fn before(&self, end: u64, most: u64) -> Vec<u8> {
+        let Body::Plain(Place { sink: Sink::File(file), .. }) = &self.body else { return Vec::new() };
+        let mut bytes = vec![0; end.min(most) as usize];
+        let begin = end - bytes.len() as u64;
+        if self.is_stream || file.read_exact_at(&mut bytes, begin).is_err() { Vec::new() } else { bytes }
+    }
+
+    /// Has the file end at this byte, and goes on there.
+    ///
+    /// # Errors
+    /// `Unsupported` if it is a stream or compressed: what is out is out; else those of the file system.
+    pub fn cut(&mut self, at: u64) -> io::Result<()> {
+        let Body::Plain(place) = &mut self.body else { return Err(io::ErrorKind::Unsupported.into()) };
+        let Sink::File(file) = &mut place.sink else { return Err(io::ErrorKind::Unsupported.into()) };
+        if self.is_stream {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        file.set_len(at)?;
+        file.seek(SeekFrom::Start(at))?;
+        place.written = at;
+        Ok(())
     }
 
     fn place(&self) -> &Place {
@@ -183,10 +224,14 @@ impl Place {
             io::ErrorKind::BrokenPipe | io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock => {
                 return error;
             }
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                "\n  make room, or bound the recording with --ring-buffer or --autostop"
-            }
+            _ if is_full(&error) => "\n  make room, or bound the recording with --ring-buffer or --autostop",
             io::ErrorKind::FileTooLarge => "\n  bound the size of each file with --ring-buffer filesize:KB",
+            io::ErrorKind::ReadOnlyFilesystem => {
+                "\n  its disk has become read-only, mostly after an error (see dmesg): record on another one"
+            }
+            _ if Errno::from_io_error(&error) == Some(Errno::IO) => {
+                "\n  its disk may be failing (see dmesg): record on another one"
+            }
             _ => "",
         };
         let (path, written, kind) = (self.path.display(), self.written, error.kind());
@@ -218,15 +263,27 @@ impl Write for Place {
     }
 }
 
+/// Whether this name means standard output.
+pub fn is_stdout(path: &Path) -> bool {
+    ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"].iter().any(|name| path == Path::new(name))
+}
+
 fn is_fifo(path: &Path) -> bool {
-    std::fs::symlink_metadata(path).is_ok_and(|there| there.file_type().is_fifo())
+    let there = if is_own_descriptor(path) { path.metadata() } else { path.symlink_metadata() };
+    there.is_ok_and(|there| there.file_type().is_fifo())
+}
+
+/// Whether this names a descriptor of ours. Such names are links that lead nowhere but to what we were given.
+fn is_own_descriptor(path: &Path) -> bool {
+    ["/dev/fd", "/proc/self/fd"].iter().any(|folder| path.parent() == Some(Path::new(folder)))
 }
 
 /// Opens a FIFO for writing when it has a reader. Without O_NONBLOCK the call itself would wait, and no signal that ends
 /// the recording would get through.
 fn open_fifo(path: &Path, goes_on: &dyn Fn() -> bool) -> io::Result<File> {
     let mut options = OpenOptions::new();
-    options.write(true).custom_flags((OFlags::NONBLOCK | OFlags::NOFOLLOW).bits() as i32);
+    let no_link = if is_own_descriptor(path) { OFlags::empty() } else { OFlags::NOFOLLOW };
+    options.write(true).custom_flags((OFlags::NONBLOCK | no_link).bits() as i32);
     let file = loop {
         match options.open(path) {
             // fifo(7): nobody has it open for reading.
@@ -273,7 +330,8 @@ fn open_new(path: &Path) -> io::Result<File> {
     // create_new is O_CREAT | O_EXCL. POSIX, open(): with these "and path names a symbolic link, open() shall
     // fail", wherever the link points; so a name that somebody put there in the meantime is never written
     // through.
-    OpenOptions::new().write(true).create_new(true).mode(OWNER_ONLY).open(path)
+    // Read as well: see `Output::before`.
+    OpenOptions::new().read(true).write(true).create_new(true).mode(OWNER_ONLY).open(path)
 }
 
 /// Makes room for a new file; nothing there is fine.
@@ -303,12 +361,20 @@ fn hand_over(file: &File, owner: Option<(u32, u32)>) -> io::Result<()> {
     }
 }
 
+/// Whether the error says that there is no room, on the disk or for this user.
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 fn explain(path: &Path, error: io::Error) -> CreateError {
     let remedy = match error.kind() {
+        _ if matches!(Errno::from_io_error(&error), Some(Errno::MFILE | Errno::NFILE)) => {
+            "too many files are open: raise the limit (ulimit -n)"
+        }
         io::ErrorKind::AlreadyExists => "choose another name, or replace it with --force",
         io::ErrorKind::NotFound => "its directory does not exist; create it first",
         io::ErrorKind::PermissionDenied => "choose a directory that you may write to",
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room, or choose another disk",
+        _ if is_full(&error) => "make room, or choose another disk",
         io::ErrorKind::Interrupted => "start its reader",
         io::ErrorKind::ReadOnlyFilesystem => "choose a directory on a file system that can be written",
         _ => "choose another name or directory",

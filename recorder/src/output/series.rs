@@ -54,6 +54,11 @@ impl Series {
         if self.files.len() > keep { self.files.pop_front() } else { None }
     }
 
+    /// The oldest file, which is to be removed before its time; none if all are kept, or only the newest is there.
+    pub fn give_up_oldest(&mut self) -> Option<PathBuf> {
+        self.keep.filter(|_| self.files.len() > 1).and_then(|_| self.files.pop_front())
+    }
+
     /// How many files have been created.
     pub const fn count(&self) -> u64 {
         self.count
@@ -116,5 +121,17 @@ mod tests {
         assert_eq!(series.created("3".into()), Some("1".into()));
         assert_eq!(series.count(), 3);
         assert_eq!(series.into_files(), [PathBuf::from("2"), PathBuf::from("3")]);
+    }
+
+    #[test]
+    fn the_newest_file_of_a_ring_is_not_given_up_and_none_where_all_are_kept() {
+        for (keep, given_up) in [(NonZeroU32::new(5), Some(PathBuf::from("1"))), (None, None)] {
+            let mut series = Series::new(Path::new("a"), keep);
+            series.created("1".into());
+            assert_eq!(series.give_up_oldest(), None);
+            series.created("2".into());
+            assert_eq!(series.give_up_oldest(), given_up);
+            assert_eq!(series.give_up_oldest(), None);
+        }
     }
 }

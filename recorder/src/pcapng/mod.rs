@@ -7,6 +7,7 @@ pub mod annotation;
 mod blocks;
 mod claims;
 mod copy;
+mod cut;
 mod encode;
 mod foreign;
 mod kept;
@@ -22,6 +23,7 @@ mod suffixes;
 mod writer;
 
 pub use copy::{Copied, Copier, CopyError};
+pub use cut::Cut;
 pub use kept::Kept;
 pub use reader::{Item, LONGEST_BLOCK, MOST_RECORDS, ReadError, Reader, Record};
 pub use rewrite::{Known, Rewriter, Rewritten};

@@ -7,6 +7,7 @@
 use std::io::{self, Write};
 
 use super::annotation;
+use super::cut::{self, Cut};
 use super::encode::{begin_block, end_block, end_of_options, option, padding, text_option};
 use super::suffixes::{Key, Suffixes};
 use super::{Annotate, SectionInfo, block, kept, option as code, process, statistics};
@@ -25,12 +26,16 @@ const PACKET_HEADER: usize = 28;
 ///
 /// Packets gather in a buffer; they reach `W` when 256 KiB have gathered, at [`flush`](Self::flush) and at
 /// [`finish`](Self::finish). A writer that is dropped without `finish` loses what has gathered.
-/// After an error nothing more should be written: how much of the buffer reached `W` is not known.
+/// After an error of `W` what has not reached it stays in the buffer: [`flush`](Self::flush) goes on with it, [`cut`](Self::cut)
+/// gives it up.
 #[derive(Debug)]
 pub struct Writer<W: Write> {
     out: W,
     annotate: Annotate,
+    /// Begins with a block.
     buffer: Vec<u8>,
+    /// How many bytes of the buffer have reached `out`: some only after an error.
+    arrived: usize,
     /// Bytes that have left the buffer.
     written: u64,
     /// Whether each interface has a filter, by number.
@@ -86,6 +91,7 @@ impl<W: Write> Writer<W> {
             out,
             annotate,
             buffer,
+            arrived: 0,
             written: 0,
             interfaces: Vec::new(),
             suffixes: Suffixes::default(),
@@ -201,20 +207,60 @@ impl<W: Write> Writer<W> {
         self.out.flush()
     }
 
-    /// Ends the file: the custom blocks of the processes used, statistics for each interface, flush.
-    ///
-    /// `statistics.interfaces` is in the order of [`add_interface`](Self::add_interface); an interface
-    /// without counts there gets no statistics block.
+    /// Ends the file: [`add_ending`](Self::add_ending), flush.
     ///
     /// # Errors
     /// Those of `W`.
     pub fn finish(mut self, statistics: &Statistics, processes: &ProcessTable) -> io::Result<W> {
+        self.add_ending(statistics, processes);
+        self.flush()?;
+        Ok(self.out)
+    }
+
+    /// Adds what stands at the end: the custom blocks of the processes used, statistics for each interface.
+    ///
+    /// `statistics.interfaces` is in the order of [`add_interface`](Self::add_interface); an interface
+    /// without counts there gets no statistics block.
+    pub fn add_ending(&mut self, statistics: &Statistics, processes: &ProcessTable) {
         self.add_custom_blocks(processes);
         for (index, (has_filter, counts)) in self.interfaces.iter().zip(&statistics.interfaces).enumerate() {
             statistics::block(&mut self.buffer, index as u32, *has_filter, counts, statistics);
         }
-        self.flush()?;
-        Ok(self.out)
+    }
+
+    /// How many bytes [`add_ending`](Self::add_ending) would add.
+    pub fn ending_bytes(&mut self, statistics: &Statistics, processes: &ProcessTable) -> u64 {
+        let start = self.buffer.len();
+        self.add_ending(statistics, processes);
+        let bytes = self.buffer.len() - start;
+        self.buffer.truncate(start);
+        bytes as u64
+    }
+
+    /// How many interfaces the file has.
+    pub const fn interfaces(&self) -> usize {
+        self.interfaces.len()
+    }
+
+    /// Where in the file a block begins, with which the buffer begins too.
+    pub const fn boundary(&self) -> u64 {
+        self.written
+    }
+
+    /// After an error: where the file can end behind a whole block, with `room` bytes between there and the last byte that reached
+    /// `W`: who could write no more can write these. `before` is what stands in the file before [`boundary`](Self::boundary), as
+    /// much of it as may be given up for that.
+    pub fn find_cut(&self, before: &[u8], room: u64) -> Cut {
+        let arrived = self.written + self.arrived as u64;
+        cut::find(before, &self.buffer, self.written, arrived, room)
+    }
+
+    /// Goes on where `W` ends now, as [`find_cut`](Self::find_cut) found.
+    pub fn cut(&mut self, cut: &Cut) {
+        self.interfaces.truncate(self.interfaces.len().saturating_sub(cut.interfaces));
+        self.buffer.clear();
+        self.arrived = 0;
+        self.written = cut.at;
     }
 
     /// The size of the file so far in bytes, what is still in the buffer included.
@@ -228,8 +274,13 @@ impl<W: Write> Writer<W> {
     }
 
     /// What the file is written into.
-    pub fn get_ref(&self) -> &W {
+    pub const fn get_ref(&self) -> &W {
         &self.out
+    }
+
+    /// The same, to end it.
+    pub const fn get_mut(&mut self) -> &mut W {
+        &mut self.out
     }
 
     #[inline]
@@ -239,10 +290,18 @@ impl<W: Write> Writer<W> {
 
     #[cold]
     fn write_buffer(&mut self) -> io::Result<()> {
-        let result = self.out.write_all(&self.buffer);
+        while self.arrived < self.buffer.len() {
+            match self.out.write(&self.buffer[self.arrived..]) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => self.arrived += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
         self.written += self.buffer.len() as u64;
         self.buffer.clear();
-        result
+        self.arrived = 0;
+        Ok(())
     }
 
     /// Encodes the options of a packet, and before them the process records that they need.

@@ -10,9 +10,15 @@ use crate::model::{
     Attribution, Interface, InterfaceCounts, InterfaceId, MonoTime, Packet, ProcessTable, RealTime,
     Statistics,
 };
-use crate::output::{CreateError, Manner, Output, Series};
+use crate::output::{self, CreateError, Manner, Output, Series};
 use crate::pcapng::{SectionInfo, Writer};
 use crate::source::Selection;
+
+/// How much of a file's end may be given up for the blocks that tell its counters, besides what these need: a packet of the longest
+/// kind stands in the way with all of its bytes.
+const CUT_BYTES: u64 = 1 << 20;
+/// What an interface takes that is added at the end, at most.
+const INTERFACE_BYTES: u64 = 1 << 10;
 
 /// How many bytes gather before compression is made to show how large the file has become: less would compress badly.
 const SMALLEST_FLUSH: u64 = 32 << 10;
@@ -30,6 +36,8 @@ pub(super) struct Files<'a> {
     interfaces: Vec<usize>,
     /// Packets in the current file.
     packets: u64,
+    /// Those of a compressed one, by interface, and how many of them were there when it was flushed last.
+    by_interface: Vec<[u64; 2]>,
     began: MonoTime,
     /// The next full interval.
     interval_ends: Option<RealTime>,
@@ -37,8 +45,10 @@ pub(super) struct Files<'a> {
     told: Statistics,
     /// Bytes of the files before.
     bytes_before: u64,
-    /// Nothing more can be written to the current file.
-    is_broken: bool,
+    /// Why nothing more can be written to the current file.
+    broken: Option<io::ErrorKind>,
+    /// What has gone wrong and does not end the recording, to be told.
+    problems: Vec<String>,
 }
 
 /// What the recording knows when a file ends.
@@ -53,14 +63,6 @@ pub(super) struct Ending<'a> {
     pub(super) processes: &'a ProcessTable,
 }
 
-/// A file is done, and the next one has begun.
-pub(super) struct Switched {
-    /// The file that is done.
-    pub(super) done: PathBuf,
-    /// Why the oldest file could not be removed, if so.
-    pub(super) not_removed: Option<String>,
-}
-
 /// What has been written.
 #[derive(Debug)]
 pub(super) struct Written {
@@ -70,10 +72,14 @@ pub(super) struct Written {
     pub(super) count: u64,
     /// Those that are there.
     pub(super) remaining: Vec<PathBuf>,
+    /// None is there, though there should be one.
+    pub(super) is_gone: bool,
     /// The bytes of all.
     pub(super) bytes: u64,
     /// What went wrong at the end.
     pub(super) failure: Option<io::Error>,
+    /// What went wrong there, and nothing is lost by it.
+    pub(super) problems: Vec<String>,
 }
 
 impl<'a> Files<'a> {
@@ -100,11 +106,13 @@ impl<'a> Files<'a> {
             numbers: Vec::new(),
             interfaces: Vec::new(),
             packets: 0,
+            by_interface: Vec::new(),
             began: mono,
             interval_ends: None,
             told: Statistics { start: opened, ..Statistics::default() },
             bytes_before: 0,
-            is_broken: false,
+            broken: None,
+            problems: Vec::new(),
         };
         files.interval_ends = files.end_of_interval(real);
         Ok(files)
@@ -132,6 +140,9 @@ impl<'a> Files<'a> {
         let interface = self.number(packet.interface.0 as usize, interfaces)?;
         let result = self.writer.packet(&Packet { interface, ..*packet }, attribution, processes);
         self.packets += 1;
+        if let Some([packets, _]) = self.by_interface.get_mut(interface.0 as usize) {
+            *packets += 1;
+        }
         self.noted(result)
     }
 
@@ -184,39 +195,135 @@ impl<'a> Files<'a> {
             .is_some_and(|series| self.plan.limits.files.is_none_or(|most| series.count() < most))
     }
 
-    /// Ends the current file and begins the next one. If that cannot be created, the current one stays as it is.
-    pub(super) fn switch(&mut self, ending: &Ending<'_>, began: MonoTime) -> io::Result<Switched> {
-        let Some(path) = self.series.as_ref().map(Series::next_path) else {
-            return Err(io::Error::other("there is only one file"));
-        };
-        let output = Output::create(&path, &manner(self.plan), &|| false)
+    /// Ends the current file and begins the next one; gives the path of the one that is done. If the next one cannot be created, the
+    /// current one stays as it is.
+    pub(super) fn switch(&mut self, ending: &Ending<'_>, began: MonoTime) -> io::Result<PathBuf> {
+        let (path, output) = self
+            .create_next()
             .map_err(|error| io::Error::other(format!("the recording ends here: {error}")))?;
-        let next = Writer::new(output, self.plan.annotate, &self.section);
+        if let Err(error) = self.end_file(ending) {
+            // Nothing is in it; an empty file would look like a recording.
+            let _ = std::fs::remove_file(&path);
+            return Err(error);
+        }
+        self.told = Statistics { start: ending.at, ..ending.totals.clone() };
+        self.bytes_before += self.writer.get_ref().written();
         let done = self.writer.get_ref().path().to_owned();
-        let finished = self.complete(ending).and_then(|statistics| {
-            let old = std::mem::replace(&mut self.writer, next);
-            old.finish(&statistics, ending.processes).and_then(Output::finish)
-        });
-        match finished {
-            Ok(bytes) => self.bytes_before += bytes,
-            Err(error) => {
-                self.is_broken = true;
-                // Nothing is in it; an empty file would look like a recording.
-                let _ = std::fs::remove_file(&path);
-                return Err(error);
+        self.writer = Writer::new(output, self.plan.annotate, &self.section);
+        self.forget_file(ending.at, began);
+        self.add_named(ending.interfaces)?;
+        if let Some(oldest) = self.series.as_mut().and_then(|series| series.created(path))
+            && let Err(error) = remove(&oldest)
+        {
+            self.problems
+                .push(format!("cannot remove {}, the oldest file of the ring: {error}", oldest.display()));
+        }
+        Ok(done)
+    }
+
+    fn create_next(&mut self) -> Result<(PathBuf, Output), CreateError> {
+        loop {
+            let path = self.series.as_ref().map_or_else(|| self.plan.path.clone(), Series::next_path);
+            match Output::create(&path, &manner(self.plan), &|| false) {
+                Err(error) if error.source.as_ref().is_some_and(output::is_full) && self.make_room() => {}
+                result => return result.map(|output| (path, output)),
             }
         }
-        self.forget_file(ending.at, began);
-        let result = self.add_named(ending.interfaces);
-        self.noted(result)?;
-        let oldest = self.series.as_mut().and_then(|series| series.created(path));
-        Ok(Switched { done, not_removed: oldest.and_then(|oldest| remove(&oldest)) })
+    }
+
+    /// Writes what stands at the end of the current file.
+    fn end_file(&mut self, ending: &Ending<'_>) -> io::Result<()> {
+        let statistics = self.complete(ending)?;
+        self.writer.add_ending(&statistics, ending.processes);
+        self.with_room(|writer| writer.flush())?;
+        self.with_room(|writer| writer.get_mut().end())
     }
 
     /// Hands everything so far to the file.
     pub(super) fn flush(&mut self) -> io::Result<()> {
-        let result = self.writer.flush();
-        self.noted(result)
+        self.with_room(|writer| writer.flush())?;
+        for [packets, flushed] in &mut self.by_interface {
+            *flushed = *packets;
+        }
+        Ok(())
+    }
+
+    /// Does what may find the disk full. Then, if a ring of files is kept, the oldest one is removed and it goes on, as long as there
+    /// is another one.
+    fn with_room(&mut self, go_on: impl Fn(&mut Writer<Output>) -> io::Result<()>) -> io::Result<()> {
+        loop {
+            match go_on(&mut self.writer) {
+                Err(error) if output::is_full(&error) && self.make_room() => {}
+                result => {
+                    self.broken = result.as_ref().err().map(io::Error::kind).or(self.broken);
+                    return result;
+                }
+            }
+        }
+    }
+
+    /// Removes the oldest file before its time, if there is one.
+    fn make_room(&mut self) -> bool {
+        let Some(oldest) = self.series.as_mut().and_then(Series::give_up_oldest) else { return false };
+        let path = oldest.display();
+        self.problems.push(match remove(&oldest) {
+            Ok(()) => format!(
+                "the disk is full: removed {path}, the oldest file of the ring, and goes on\n  \
+                 make room, or keep fewer or smaller files: --ring-buffer files:N, filesize:KB"
+            ),
+            Err(error) => format!(
+                "the disk is full, and {path}, the oldest file of the ring, cannot be removed: {error}"
+            ),
+        });
+        true
+    }
+
+    /// What has gone wrong since the last call and does not end the recording.
+    pub(super) fn take_problems(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.problems)
+    }
+
+    /// What to tell if somebody has deleted the current file.
+    pub(super) fn deletion(&self) -> Option<io::Error> {
+        let output = self.writer.get_ref();
+        let text = || {
+            format!(
+                "{} was deleted while it was written to: the {} packets in it are lost\n  \
+                 record into a folder that nobody clears, or move files away when they are done (-z)",
+                output.path().display(),
+                self.packets
+            )
+        };
+        output.is_deleted().then(|| io::Error::new(io::ErrorKind::NotFound, text()))
+    }
+
+    /// Has the current file, which cannot be written to any further, end behind a whole block, with room for what stands at the end
+    /// of a file if that is wanted, and the file system lets it be cut. Packets that were taken and are not in it were dropped. Of a
+    /// compressed file these are all since it was flushed last: how many of them came through is not known.
+    fn give_up(&mut self, ending: &Ending<'_>, wants_room: bool) -> Vec<(usize, u64)> {
+        let room = if wants_room {
+            self.writer.ending_bytes(&self.counted(ending), ending.processes)
+                + INTERFACE_BYTES * (1 + ending.interfaces.len() as u64)
+        } else {
+            0
+        };
+        let before = self.writer.get_ref().before(self.writer.boundary(), room + CUT_BYTES);
+        let mut cut = self.writer.find_cut(&before, room);
+        if self.writer.get_mut().cut(cut.at).is_ok() {
+            self.broken = None;
+        } else {
+            // It ends where it ends, perhaps within a block.
+            cut = self.writer.find_cut(&[], 0);
+        }
+        let since_flush = || self.by_interface.iter().map(|[packets, flushed]| packets - flushed).collect();
+        let lost = if self.writer.get_ref().is_compressed() { since_flush() } else { cut.packets.clone() };
+        let lost = self.interfaces.iter().copied().zip(lost).collect();
+        self.writer.cut(&cut);
+        self.interfaces.truncate(self.writer.interfaces());
+        for number in &mut self.numbers {
+            *number = number.filter(|number| (number.0 as usize) < self.interfaces.len());
+        }
+        lost
     }
 
     /// Whether somebody may be waiting for each packet. Compression is worth nothing packet by packet.
@@ -242,31 +349,68 @@ impl<'a> Files<'a> {
         }
     }
 
-    /// Ends the last file.
-    pub(super) fn finish(mut self, ending: &Ending<'_>) -> Written {
+    /// Ends the last file, and counts as dropped what was to be in it and is not.
+    pub(super) fn finish(
+        mut self,
+        totals: &mut Statistics,
+        interfaces: &[Interface],
+        processes: &ProcessTable,
+    ) -> Written {
+        let mut failure = self.deletion();
+        let mut end = |files: &mut Self, totals: &Statistics| {
+            let result = files.end_file(&Ending { at: totals.end, totals, interfaces, processes });
+            if let Err(error) = result {
+                failure.get_or_insert(error);
+            }
+        };
+        if self.broken.is_none() {
+            end(&mut self, totals);
+        }
+        for wants_room in [true, false] {
+            // Whoever left wanted no more.
+            if self.broken.is_none_or(|why| why == io::ErrorKind::BrokenPipe) {
+                break;
+            }
+            let lost = self.give_up(&Ending { at: totals.end, totals, interfaces, processes }, wants_room);
+            for (index, packets) in lost {
+                let counts = &mut totals.interfaces[index];
+                counts.written = counts.written.saturating_sub(packets);
+                counts.dropped_by_us += packets;
+            }
+            if self.broken.is_some() {
+                break;
+            }
+            if wants_room {
+                end(&mut self, totals);
+            }
+        }
+        self.written(failure)
+    }
+
+    fn written(mut self, failure: Option<io::Error>) -> Written {
+        let output = self.writer.get_ref();
         let mut written = Written {
-            last: self.writer.get_ref().path().to_owned(),
+            last: output.path().to_owned(),
             count: self.series.as_ref().map_or(1, Series::count),
             remaining: Vec::new(),
-            bytes: self.bytes_before + self.writer.get_ref().written(),
-            failure: None,
+            is_gone: false,
+            bytes: self.bytes_before + output.written(),
+            failure,
+            problems: std::mem::take(&mut self.problems),
         };
-        if !self.writer.get_ref().is_stream() {
-            let one = vec![written.last.clone()];
-            written.remaining = self.series.take().map_or(one, Series::into_files);
-        }
-        if self.is_broken {
-            // The next one, which would have been the last, is removed again.
-            written.last = written.remaining.last().cloned().unwrap_or(written.last);
+        if output.is_stream() {
             return written;
         }
-        let finished = self.complete(ending).and_then(|statistics| {
-            self.writer.finish(&statistics, ending.processes).and_then(Output::finish)
-        });
-        match finished {
-            Ok(bytes) => written.bytes = self.bytes_before + bytes,
-            Err(error) => written.failure = Some(error),
+        if output.written() == 0 {
+            // It would look like a recording.
+            let _ = std::fs::remove_file(output.path());
         }
+        let one = vec![written.last.clone()];
+        written.remaining = self.series.take().map_or(one, Series::into_files);
+        written.remaining.retain(|path| path.symlink_metadata().is_ok());
+        // What a command was called for may have been moved by it.
+        written.is_gone = written.remaining.is_empty() && self.plan.after_file.is_none();
+        written.last = written.remaining.last().cloned().unwrap_or(written.last);
         written
     }
 
@@ -284,50 +428,59 @@ impl<'a> Files<'a> {
         let Some(interface) = interfaces.get(index) else {
             return Err(io::Error::other(format!("interface {index} is not known")));
         };
-        let result = self.writer.add_interface(interface);
-        let number = self.noted(result)?;
+        // Numbers count from 0 in each file.
+        let number = InterfaceId(self.interfaces.len() as u32);
         if self.numbers.len() <= index {
             self.numbers.resize(index + 1, None);
         }
         self.numbers[index] = Some(number);
         self.interfaces.push(index);
+        if self.writer.get_ref().is_compressed() {
+            self.by_interface.push([0, 0]);
+        }
+        // It stays in the buffer: an error shows again at the next write.
+        let _ = self.writer.add_interface(interface);
         Ok(number)
     }
 
     /// The statistics of the current file: what was counted since the file before. An interface of which there is something to
     /// tell, and no packet, is added.
     fn complete(&mut self, ending: &Ending<'_>) -> io::Result<Statistics> {
-        let Ending { at, totals, interfaces, .. } = *ending;
-        self.told.interfaces.resize(totals.interfaces.len(), InterfaceCounts::default());
-        for index in 0..totals.interfaces.len() {
-            let new = totals.interfaces[index].since(&self.told.interfaces[index]);
+        for index in 0..ending.totals.interfaces.len() {
+            let new = self.new_of(index, ending.totals);
             if new.received > 0 || new.dropped_by_kernel.is_some_and(|dropped| dropped > 0) {
-                self.number(index, interfaces)?;
+                self.number(index, ending.interfaces)?;
             }
         }
-        let mut statistics = Statistics {
+        Ok(self.counted(ending))
+    }
+
+    /// What was counted on an interface since the file before.
+    fn new_of(&self, index: usize, totals: &Statistics) -> InterfaceCounts {
+        let of = |statistics: &Statistics| statistics.interfaces.get(index).copied().unwrap_or_default();
+        of(totals).since(&of(&self.told))
+    }
+
+    /// What was counted since the file before, of the interfaces that are in this one.
+    fn counted(&self, ending: &Ending<'_>) -> Statistics {
+        let Ending { at, totals, .. } = *ending;
+        Statistics {
             start: self.told.start,
             end: at,
-            interfaces: Vec::new(),
+            interfaces: self.interfaces.iter().map(|index| self.new_of(*index, totals)).collect(),
             dropped_by_kernel: totals.dropped_by_kernel.saturating_sub(self.told.dropped_by_kernel),
             attribution: totals.attribution.since(&self.told.attribution),
             events_lost: totals.events_lost.saturating_sub(self.told.events_lost),
             not_selected: totals.not_selected.since(&self.told.not_selected),
             filtered_out: 0,
-        };
-        for &index in &self.interfaces {
-            let now = totals.interfaces.get(index).copied().unwrap_or_default();
-            let before = self.told.interfaces.get(index).copied().unwrap_or_default();
-            statistics.interfaces.push(now.since(&before));
         }
-        self.told = Statistics { start: at, ..totals.clone() };
-        Ok(statistics)
     }
 
     /// What is known of the current file is that of the one before.
     fn forget_file(&mut self, real: RealTime, mono: MonoTime) {
         self.numbers.clear();
         self.interfaces.clear();
+        self.by_interface.clear();
         self.packets = 0;
         self.began = mono;
         self.interval_ends = self.end_of_interval(real);
@@ -340,10 +493,22 @@ impl<'a> Files<'a> {
         Some(RealTime::from_ns(ends))
     }
 
-    /// After an error nothing more can be written.
-    fn noted<T>(&mut self, result: io::Result<T>) -> io::Result<T> {
-        self.is_broken |= result.is_err();
-        result
+    /// What the writer says to something that it has taken in.
+    #[inline]
+    fn noted(&mut self, result: io::Result<()>) -> io::Result<()> {
+        match result {
+            Ok(()) => Ok(()),
+            Err(error) => self.not_written(error),
+        }
+    }
+
+    #[cold]
+    fn not_written(&mut self, error: io::Error) -> io::Result<()> {
+        if output::is_full(&error) {
+            return self.with_room(|writer| writer.flush());
+        }
+        self.broken = Some(error.kind());
+        Err(error)
     }
 }
 
@@ -352,12 +517,10 @@ fn manner(plan: &Plan) -> Manner {
     Manner { force: plan.force, owner, compression: plan.compression }
 }
 
-/// Removes the oldest file of a ring. That it is gone already is fine; why it cannot be removed is told.
-fn remove(oldest: &Path) -> Option<String> {
-    match std::fs::remove_file(oldest) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Some(format!("cannot remove {}, the oldest file of the ring: {error}", oldest.display()))
-        }
-        _ => None,
+/// Removes a file of the ring. That it is gone already is fine.
+fn remove(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
     }
 }

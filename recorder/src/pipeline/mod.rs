@@ -207,8 +207,11 @@ pub struct Finished {
     pub files_written: u64,
     /// Those that are there, the oldest first: all of them, or those that `Rotation::keep` left. None of a pipe.
     pub files: Vec<PathBuf>,
-    /// How often something went wrong that did not end the recording: a file that could not be removed, a command after a file.
+    /// How often something went wrong that did not end the recording: a file that was removed before its time or could not be, a command
+    /// after a file.
     pub problems: u64,
+    /// Nothing of the recording is left: its files were deleted, or not even the beginning of one could be written.
+    pub is_gone: bool,
     /// The counters.
     pub statistics: Statistics,
     /// The names of the interfaces, in the order of their counters.

@@ -420,16 +420,13 @@ impl<'a> Recording<'a> {
             let of = (id, interfaces, is_loopback);
             let kept = self.keeper.before_packet(&mut self.attributor, &mut self.files, of);
             let processes = self.attributor.processes();
-            let mut write = || self.files.packet(&packet, interfaces, &attribution, processes);
-            if let Err(error) = kept.and_then(|()| write()) {
-                self.failure = Some(error);
-                break;
-            }
+            let taken = self.files.packet(&packet, interfaces, &attribution, processes);
+            // After an error too it has been taken; what of that is not in the file shows at the end.
             self.written += 1;
             self.statistics.interfaces[id].written += 1;
             self.statistics.attribution.count(&attribution);
             count_by_process(&mut self.by_process, &attribution);
-            match self.files.is_full() {
+            match kept.and(taken).and_then(|()| self.files.is_full()) {
                 Ok(false) => {}
                 Ok(true) => return Stopped::Full(packet.time),
                 Err(error) => self.failure = Some(error),
@@ -453,15 +450,32 @@ impl<'a> Recording<'a> {
             processes: self.attributor.processes(),
         };
         match self.files.switch(&ending, began) {
-            Ok(switched) => {
-                self.afterwards.add(switched.done);
-                if let Some(trouble) = switched.not_removed {
-                    self.problems += 1;
-                    observer.problem(&trouble);
-                }
+            Ok(done) => {
+                self.afterwards.add(done);
                 self.flush(MonoTime::default());
             }
             Err(error) => self.failure = Some(error),
+        }
+        self.tell_problems(observer);
+    }
+
+    /// What went wrong with files and does not end the recording.
+    fn tell_problems(&mut self, observer: &mut dyn Observer) {
+        for problem in self.files.take_problems() {
+            self.problems += 1;
+            observer.problem(&problem);
+        }
+    }
+
+    /// Goes on in the next file if somebody has deleted the current one; or there is none, and this is the end.
+    fn look_after_file(&mut self, observer: &mut dyn Observer) {
+        let Some(error) = self.files.deletion() else { return };
+        if self.files.may_go_on() {
+            self.problems += 1;
+            observer.problem(&error.to_string());
+            self.switch(self.clock.real(self.watermark), observer);
+        } else {
+            self.failure.get_or_insert(error);
         }
     }
 
@@ -489,6 +503,7 @@ impl<'a> Recording<'a> {
     }
 
     fn tell(&mut self, observer: &mut dyn Observer) {
+        self.tell_problems(observer);
         if self.watermark >= self.told.plus(TELL_EVERY) {
             observer.progress(&self.progress());
             self.told = self.watermark;
@@ -520,6 +535,7 @@ impl<'a> Recording<'a> {
         }
         self.attributor.learn(News::Forget(self.watermark.minus(join::SLACK)));
         self.count();
+        self.look_after_file(observer);
     }
 
     /// Fetches the kernel's counters.
@@ -571,22 +587,19 @@ impl<'a> Recording<'a> {
         if let Err(error) = self.capture.stop() {
             self.failure.get_or_insert(error);
         }
-        match why {
-            Why::Failure => self.tell_what_waited(),
-            _ => self.drain_rings(observer),
-        }
+        self.drain_rings(observer);
         if self.failure.is_none() {
             self.failure = Keeper::store(&mut self.attributor, &mut self.files).err();
         }
+        self.drop_what_waits();
         self.count();
         self.statistics.end = now().0;
-        let statistics = self.statistics;
-        let written = self.files.finish(&Ending {
-            at: statistics.end,
-            totals: &statistics,
-            interfaces: self.capture.interfaces(),
-            processes: self.attributor.processes(),
-        });
+        self.tell_problems(observer);
+        let mut statistics = self.statistics;
+        let written =
+            self.files.finish(&mut statistics, self.capture.interfaces(), self.attributor.processes());
+        written.problems.iter().for_each(|problem| observer.problem(problem));
+        let problems = self.problems + written.problems.len() as u64;
         if let Some(last) = written.remaining.last() {
             self.afterwards.add(last.clone());
         }
@@ -596,7 +609,8 @@ impl<'a> Recording<'a> {
             bytes: written.bytes,
             files_written: written.count,
             files: written.remaining,
-            problems: self.problems + failed_afterwards,
+            problems: problems + failed_afterwards,
+            is_gone: written.is_gone,
             statistics,
             interfaces: self.capture.interfaces().iter().map(|interface| interface.name.clone()).collect(),
             by_process: self.by_process,
@@ -624,15 +638,37 @@ impl<'a> Recording<'a> {
         }
     }
 
-    /// What is in the rings when writing fails is lost.
-    fn tell_what_waited(&mut self) {
-        if let (Some(error), Ok(counts)) = (&self.failure, self.capture.counts())
+    /// What is in the rings when nothing can be written any more is lost. It is taken all the same: only so it is known on which
+    /// interface it came.
+    fn drop_what_waits(&mut self) {
+        let Some(error) = self.failure.take_if(|error| error.kind() != io::ErrorKind::BrokenPipe) else {
+            return;
+        };
+        let give_up = now().1.plus(LAST_PACKETS);
+        let mut lost = 0;
+        while let Ok(counts) = self.capture.counts()
             && counts.waiting > 0
+            && now().1 < give_up
         {
-            let text =
-                format!("{error}\n  {} packets that were waiting in the ring are lost", counts.waiting);
-            self.failure = Some(io::Error::new(error.kind(), text));
+            // What fails here has failed before.
+            let _ = self.capture.wait(SHORTEST_ROUND, &[]);
+            while let Some(arrival) = self.capture.next(RealTime::from_ns(u64::MAX)) {
+                let id = arrival.packet.interface.0 as usize;
+                if id >= self.statistics.interfaces.len() {
+                    self.statistics.interfaces.resize(id + 1, InterfaceCounts::default());
+                }
+                self.statistics.interfaces[id].dropped_by_us += 1;
+                lost += 1;
+            }
         }
+        self.failure = Some(if lost == 0 {
+            error
+        } else {
+            io::Error::new(
+                error.kind(),
+                format!("{error}\n  {lost} packets that were waiting in the ring are lost"),
+            )
+        });
     }
 
     fn reap(&mut self) -> Option<ExitStatus> {

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 
 /// Why a recording ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +38,8 @@ impl Signals {
             signal_hook::flag::register_usize(signal, Arc::clone(&signals.stop), signal as usize)?;
         }
         signal_hook::flag::register(SIGUSR1, Arc::clone(&signals.report))?;
+        // The size of files is limited (`ulimit -f`): without a handler that kills; with one, the write says so.
+        signal_hook::flag::register(SIGXFSZ, Arc::default())?;
         Ok(signals)
     }
 

@@ -212,15 +212,20 @@ impl<L: Live> Recording<'_, L> {
         let interfaces = self.live.queue().interfaces();
         let ending = Ending { at, totals: &self.statistics, interfaces, processes: self.told.processes() };
         match self.files.switch(&ending, self.clock.mono(at)) {
-            Ok(switched) => {
-                self.afterwards.add(switched.done);
-                if let Some(trouble) = switched.not_removed {
-                    self.problems += 1;
-                    observer.problem(&trouble);
-                }
+            Ok(done) => {
+                self.afterwards.add(done);
                 self.flush();
             }
             Err(error) => self.failure = Some(error),
+        }
+        self.tell_problems(observer);
+    }
+
+    /// What went wrong with files and does not end the recording.
+    fn tell_problems(&mut self, observer: &mut dyn Observer) {
+        for problem in self.files.take_problems() {
+            self.problems += 1;
+            observer.problem(&problem);
         }
     }
 
@@ -242,12 +247,7 @@ impl<L: Live> Recording<'_, L> {
                 self.statistics.not_selected.count(&attribution);
                 continue;
             }
-            if let Err(error) =
-                self.files.packet(&arrival.packet, arrival.interfaces, &attribution, processes)
-            {
-                self.failure = Some(error);
-                return Stopped::Done;
-            }
+            let taken = self.files.packet(&arrival.packet, arrival.interfaces, &attribution, processes);
             let time = arrival.packet.time;
             self.written += 1;
             if self.statistics.interfaces.len() <= id {
@@ -256,7 +256,7 @@ impl<L: Live> Recording<'_, L> {
             self.statistics.interfaces[id].written += 1;
             self.statistics.attribution.count(&attribution);
             count_by_process(&mut self.by_process, &attribution);
-            match self.files.is_full() {
+            match taken.and_then(|()| self.files.is_full()) {
                 Ok(false) => {}
                 Ok(true) => return Stopped::Full(time),
                 Err(error) => self.failure = Some(error),
@@ -271,6 +271,7 @@ impl<L: Live> Recording<'_, L> {
         if is_due || self.files.is_read_live() {
             self.flush();
         }
+        self.tell_problems(observer);
         if is_due {
             self.told_at = mono;
             self.count();
@@ -325,13 +326,11 @@ impl<L: Live> Recording<'_, L> {
         }
         self.live.queue().notes().iter().for_each(|note| observer.note(note));
         self.statistics.end = now();
+        self.tell_problems(observer);
         let interfaces = self.live.queue().interfaces().to_vec();
-        let written = self.files.finish(&Ending {
-            at: self.statistics.end,
-            totals: &self.statistics,
-            interfaces: &interfaces,
-            processes: self.told.processes(),
-        });
+        let written = self.files.finish(&mut self.statistics, &interfaces, self.told.processes());
+        written.problems.iter().for_each(|problem| observer.problem(problem));
+        self.problems += written.problems.len() as u64;
         if let Some(last) = written.remaining.last() {
             self.afterwards.add(last.clone());
         }
@@ -341,6 +340,7 @@ impl<L: Live> Recording<'_, L> {
             files_written: written.count,
             files: written.remaining,
             problems: self.problems + self.afterwards.finish(signals, observer),
+            is_gone: written.is_gone,
             statistics: self.statistics,
             interfaces: interfaces.into_iter().map(|interface| interface.name).collect(),
             by_process: self.by_process,

@@ -232,7 +232,7 @@ impl Error {
             }
             Self::Refused { source, .. } => refused_remedy(source).map(Into::into),
             Self::Filter { .. } => Some("see pcap-filter(7) for the syntax".into()),
-            Self::List(_) => None,
+            Self::List(source) => refused_remedy(source).map(Into::into),
         }
     }
 }
@@ -291,8 +291,14 @@ fn refused_remedy(error: &io::Error) -> Option<&'static str> {
         }
         io::ErrorKind::PermissionDenied => Some("needs CAP_NET_RAW; run with sudo, or see `recorder doctor`"),
         io::ErrorKind::OutOfMemory => Some("ask for a smaller ring with --buffer-size"),
+        _ if is_out_of_descriptors(error) => Some("raise the limit of open files (ulimit -n)"),
         _ => None,
     }
+}
+
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    // std has no kind for EMFILE and ENFILE.
+    matches!(error.raw_os_error(), Some(23 | 24))
 }
 
 /// The message of a system error as it stands in the middle of a sentence: "operation not permitted".

@@ -353,21 +353,16 @@ impl Capture {
         })
     }
 
-    /// A ring's numbers are those of its interface. A named interface may appear a second time with another link type
-    /// (what is not IP on a tun device), and gets what was given out there. With `any` nobody knows whose the dropped
-    /// ones were, so each has what was given out.
+    /// What was given out, and of a named interface what its ring lost: what still waits is received when it is given out. With `any`
+    /// nobody knows whose the lost ones were.
     fn interface_counts(&self) -> Vec<InterfaceCounts> {
         let count = |&received: &u64| InterfaceCounts { received, ..InterfaceCounts::default() };
         let mut counts: Vec<_> = self.known.delivered().iter().map(count).collect();
         for source in &self.sources {
-            let Some(Named { id, ifindex, .. }) = source.named else { continue };
-            let is_other = |(index, origin): &(usize, &InterfaceOrigin)| {
-                origin.ifindex == ifindex && *index != id.0 as usize
-            };
-            let others = self.known.origins().iter().enumerate().filter(is_other);
-            let elsewhere: u64 = others.filter_map(|(index, _)| self.known.delivered().get(index)).sum();
-            if let Some(count) = counts.get_mut(id.0 as usize) {
-                count.received = source.received().saturating_sub(elsewhere);
+            if let Some(Named { id, .. }) = source.named
+                && let Some(count) = counts.get_mut(id.0 as usize)
+            {
+                count.received += source.ring.dropped() + source.ring.damaged();
                 count.dropped_by_kernel = Some(source.ring.dropped());
             }
         }

@@ -56,8 +56,17 @@ pub enum EbpfError {
 
 impl EbpfError {
     /// What to do about it.
-    pub const fn remedy(&self) -> &'static str {
+    pub fn remedy(&self) -> &'static str {
+        // Of the errors that come through the package there is only the text.
+        let says = |errno: &str| {
+            let (Self::Load(why) | Self::Base { why, .. }) = self else { return false };
+            why.contains(&format!("(os error {errno})"))
+        };
         match self {
+            _ if says("24") => "raise the limit of open files (ulimit -n): sixty are enough",
+            _ if says("12") => {
+                "ask for a smaller ring with --event-buffer-size, or raise the limit of memory (ulimit -v)"
+            }
             Self::Offsets(_) => {
                 "use a kernel with CONFIG_DEBUG_INFO_BTF=y, as all large distributions build it"
             }
