@@ -3,7 +3,8 @@
 use super::holds::Hold;
 use super::sockets::ONE_OF_SEVERAL;
 use super::{
-    Answer, CLOCK_ERROR, FINE_CLOCK_ERROR, HOOK_SLACK, Join, Question, SLACK, TCP_LINGER, closed_at,
+    Answer, CLOCK_ERROR, FINE_CLOCK_ERROR, HOOK_SLACK, Join, Question, SLACK, TCP_LINGER, UNACCEPTED_LINGER,
+    closed_at,
 };
 use crate::attribution::event::{Cookie, NetNs};
 use crate::model::{Flow, Found, MonoTime, Protocol, Reason};
@@ -98,6 +99,18 @@ impl Join {
         hold.reopened.is_some_and(|syn| syn > hold.from.plus(own) && self.losses.cast_shadow(syn))
     }
 
+    /// Whether of a connection that came in only the accept is known, since the SYN was lost. A reset may have ended it while it
+    /// waited, and the next one of its flow, whose SYN was lost too, may wait behind it. Data that was moved tells that it lives.
+    fn may_be_dead(&self, hold: &Hold) -> bool {
+        if hold.listener.is_some() || hold.remote_isn == 0 {
+            return false;
+        }
+        let lost = self.losses.end_of_last(hold.from);
+        let socket = hold.socket.and_then(|cookie| self.sockets.get(&cookie));
+        lost.is_some_and(|end| end >= hold.from.minus(UNACCEPTED_LINGER))
+            && socket.is_some_and(|socket| socket.first_data().is_none())
+    }
+
     /// Whether another connection of the flow was open when this one was heard of, and nothing tells which of them goes on:
     /// of this one only a SYN is known, which the other one may have refused before it was accepted; or only that it was
     /// there by then.
@@ -122,7 +135,9 @@ impl Join {
         let holds = holds.iter().filter(|hold| hold.netns == netns);
         if question.flow.protocol == Protocol::TCP {
             return match self.connection_at(holds.clone(), question) {
-                Some(hold) if self.may_have_rival(hold) => Answer::None(Reason::EventsLost),
+                Some(hold) if self.may_have_rival(hold) || self.may_be_dead(hold) => {
+                    Answer::None(Reason::EventsLost)
+                }
                 Some(hold) if self.has_twin(hold, holds) => Answer::None(Reason::Ambiguous),
                 Some(hold) => self.owner_of(hold, question),
                 None => Answer::None(Reason::NoSocket),

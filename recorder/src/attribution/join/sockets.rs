@@ -195,7 +195,7 @@ impl SocketState {
         !is_closed && self.first_data().is_none_or(|moved| moved > until)
     }
 
-    fn first_data(&self) -> Option<MonoTime> {
+    pub(super) fn first_data(&self) -> Option<MonoTime> {
         self.uses.iter().filter_map(|used| used.moved_data).min()
     }
 

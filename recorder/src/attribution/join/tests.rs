@@ -677,6 +677,26 @@ fn late_news_of_a_second_turn_do_not_confirm_the_first_one() {
 
 // ---- Losses ----
 
+/// Found by the fuzz target `join`.
+#[test]
+fn an_accepted_connection_whose_syn_was_lost_may_be_dead_and_names_nobody_before_it_moves_data() {
+    let flow = tcp(80, 40_000);
+    let first = socket(2, flow, 8, ms(20)).with_isn(1);
+    let accept = SocketNews { connects: true, ..first.is_used(ms(20)) };
+    // Two SYNs were lost: that of a connection which was reset before anybody accepted it, and that of the next one.
+    let mut join = join(&[]);
+    join.lost_between(ms(5), ms(15));
+    join.event(&accept);
+    assert_eq!(received(&join, flow, ms(25)), LOST, "it may be of the second, which waits to be accepted");
+    join.event(&first.is_used(ms(30)));
+    assert_eq!(received(&join, flow, ms(35)), owner(8), "it lives");
+    // Without a loss there was no SYN that is not known.
+    let mut complete = self::join(&[]);
+    complete.event(&accept);
+    complete.event(&first.is_used(ms(300)));
+    assert_eq!(received(&complete, flow, ms(295)), owner(8));
+}
+
 #[test]
 fn after_a_loss_nothing_is_believed_until_it_is_confirmed() {
     let shared = socket(1, tcp(40_000, 80), 7, ms(0));
