@@ -2,12 +2,13 @@
 
 CARGO ?= cargo
 .DEFAULT_GOAL := help
-.PHONY: help demo test readers wiresharks test-kernels samples deb test-deb accuracy bench bench-procfs bench-compression bench-reading bench-replay
+.PHONY: help demo test test-long readers wiresharks test-kernels samples deb test-deb accuracy bench bench-procfs bench-compression bench-reading bench-replay
 .PHONY: install-deps check-macos ebpf lint doc
 
 help:
 	@echo 'make demo          build, record a few short-lived programs, show who sent what'
 	@echo 'make test          all tests that this machine allows (live ones need root); says what it skips'
+	@echo 'make test-long     record without a pause for LONG=300 seconds: memory, descriptors and counters stay right (root)'
 	@echo 'make wiresharks    unpack Wireshark 4.4 and 4.6 into target/wireshark, so that `make test` reads our files with them too'
 	@echo 'make readers       write the table of docs/FORMAT.md anew: what other programs keep of our files (root)'
 	@echo 'make test-kernels  record on Linux 5.10, 6.1, 6.12 and the newest in emulated machines, and judge (Debian, root; minutes)'
@@ -36,6 +37,13 @@ test:
 	sh tests/install-deps test
 	$(CARGO) build --workspace --bins
 	$(CARGO) test --workspace
+
+# An hour: make test-long LONG=3600
+LONG ?= 300
+test-long:
+	sh tests/install-deps test
+	$(CARGO) build --release --workspace --bins
+	LONG_RUN_SECONDS=$(LONG) $(CARGO) test --release -p recorder-tests --test long_run
 
 wiresharks:
 	sh tests/install-wiresharks

@@ -186,6 +186,9 @@ impl Output {
         if self.is_stream {
             return Err(io::ErrorKind::Unsupported.into());
         }
+        // btrfs refuses where a quota is used up, but not before it has zeroed what was to go. Asked for the length that the file has, it
+        // only refuses.
+        file.set_len(place.written)?;
         file.set_len(at)?;
         file.seek(SeekFrom::Start(at))?;
         place.written = at;

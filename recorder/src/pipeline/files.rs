@@ -401,15 +401,17 @@ impl<'a> Files<'a> {
         if output.is_stream() {
             return written;
         }
+        let mut is_gone = output.is_deleted();
         if output.written() == 0 {
             // It would look like a recording.
             let _ = std::fs::remove_file(output.path());
+            is_gone = true;
         }
         let one = vec![written.last.clone()];
         written.remaining = self.series.take().map_or(one, Series::into_files);
         written.remaining.retain(|path| path.symlink_metadata().is_ok());
-        // What a command was called for may have been moved by it.
-        written.is_gone = written.remaining.is_empty() && self.plan.after_file.is_none();
+        // Others may have been moved by the command that was called for them.
+        written.is_gone = is_gone && written.remaining.is_empty() && self.plan.after_file.is_none();
         written.last = written.remaining.last().cloned().unwrap_or(written.last);
         written
     }

@@ -9,6 +9,7 @@ mod interfaces;
 mod limits;
 mod outputs;
 mod standstill;
+mod table;
 
 use std::fs;
 use std::path::Path;
