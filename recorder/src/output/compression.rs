@@ -166,7 +166,8 @@ mod tests {
 
     #[test]
     fn after_an_error_it_goes_on_where_it_was() {
-        let bytes: Vec<u8> = (0..100_000_u32).flat_map(|number| (number.wrapping_mul(number)).to_le_bytes()).collect();
+        let bytes: Vec<u8> =
+            (0..100_000_u32).flat_map(|number| (number.wrapping_mul(number)).to_le_bytes()).collect();
         let mut encoder = Encoder::new(Stubborn::default(), Compression::default()).unwrap();
         let mut rest = bytes.as_slice();
         while !rest.is_empty() {
