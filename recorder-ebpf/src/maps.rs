@@ -32,9 +32,12 @@ pub static TRACKED: LruHashMap<u32, u64, 65536> = LruHashMap::new();
 #[btf_map]
 pub static EXECS: LruHashMap<u32, u64, 16384> = LruHashMap::new();
 
-/// The epoch and the loss counter.
+/// The epoch and the loss counter. User space maps them: it calls bpf(2) no more once it has restricted itself.
 #[btf_map]
-pub static CONTROL: Array<u64, CONTROL_WORDS> = Array::new();
+pub static CONTROL: Array<u64, CONTROL_WORDS, MMAPABLE> = Array::new();
+
+/// BPF_F_MMAPABLE of include/uapi/linux/bpf.h, since Linux 5.5.
+const MMAPABLE: usize = 1 << 10;
 
 /// Filled in before loading. The map is frozen, so that the verifier knows the values and takes loads at these offsets
 /// through typed pointers for what they are.

@@ -102,6 +102,14 @@ impl Refusal {
     }
 }
 
+/// `recorder ARGUMENTS` in a namespace, where the kernel refuses one system call with an error.
+pub fn refused_call(namespace: &Namespace, arguments: &[&str], call: libc::c_long, error: i32) -> Command {
+    let mut command = namespace.command(binary());
+    command.args(arguments);
+    sys::refuse_before_exec(&mut command, &[(call, None)], error);
+    command
+}
+
 /// `recorder ARGUMENTS`, which must succeed; gives its standard output.
 pub fn ask(arguments: &[&str]) -> String {
     must(Command::new(binary()).args(arguments)).stdout

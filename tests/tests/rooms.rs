@@ -7,13 +7,15 @@ use recorder_tests::rooms::{
 };
 
 /// Where `unsafe` may stand, and why.
-const UNSAFE: [&str; 8] = [
-    "recorder/src/attribution/linux/ebpf/sys.rs", // fsopen, clocks, the words of the kernel side read from bytes
+const UNSAFE: [&str; 10] = [
+    "recorder/src/attribution/linux/ebpf/sys.rs", // fsopen, clocks, the words of the kernel side: read from bytes, mapped
     "recorder/src/pipeline/command.rs", // becoming the user who called sudo between fork and exec; kill
+    "recorder/src/pipeline/helper.rs",  // fork, for the processes beside a recording
     "recorder/src/source/expression.rs", // bpf_filter, which the package does not give whole
     "recorder/src/source/linux/mapping.rs", // the mapped ring
     "recorder/src/source/linux/sys.rs", // AF_PACKET sockets, their options, netlink
     "recorder/tests/live_source.rs",    // unshare and raw sockets
+    "recorder/tests/sandbox.rs",        // system calls that must be refused, made as they are
     "tests/src/bin/traffic/sys.rs",     // fork, null-address accept, AF_PACKET: what std has no word for
     "tests/src/sys.rs",                 // setns, wait4, kill
 ];

@@ -9,6 +9,8 @@ pub mod filter;
 pub mod interfaces;
 pub mod manual;
 pub mod moment;
+#[cfg(target_os = "linux")]
+mod reading;
 pub mod record;
 #[cfg(target_os = "linux")]
 pub mod replay;
@@ -130,22 +132,36 @@ fn restrict(_: &Command) -> io::Result<()> {
     Ok(())
 }
 
-/// Leaves an ordinary user who got capabilities from the binary those that the command needs.
+/// Leaves each command what it needs: recording restricts itself when all is open, and what reads files from strangers now.
 #[cfg(target_os = "linux")]
 fn restrict(command: &Command) -> io::Result<()> {
-    if Uid::effective().is_root() {
-        return Ok(());
-    }
     match command {
+        Command::Record(_) | Command::Doctor(_) | Command::Extcap(_) if Uid::effective().is_root() => Ok(()),
         Command::Record(_) | Command::Doctor(_) | Command::Extcap(_) => sandbox::keep_for_recording(),
-        Command::Show(_)
-        | Command::Summary(_)
-        | Command::Filter(_)
-        | Command::Annotate(_)
-        | Command::Replay(_)
-        | Command::Interfaces(_)
-        | Command::Man(_)
-        | Command::Completions(_) => sandbox::give_up_capabilities(),
+        Command::Show(args) => {
+            reading::begin(&[&args.file], None);
+            Ok(())
+        }
+        Command::Summary(args) => {
+            reading::begin(&[&args.file], args.html.as_deref());
+            Ok(())
+        }
+        Command::Filter(args) => {
+            reading::begin(&[&args.file], Some(&args.write));
+            Ok(())
+        }
+        Command::Annotate(args) => {
+            let log = args.from_log.iter().map(PathBuf::as_path);
+            reading::begin(
+                &[args.file.as_path()].into_iter().chain(log).collect::<Vec<_>>(),
+                Some(&args.write),
+            );
+            Ok(())
+        }
+        Command::Replay(_) if Uid::effective().is_root() => Ok(()),
+        Command::Replay(_) | Command::Interfaces(_) | Command::Man(_) | Command::Completions(_) => {
+            sandbox::give_up_capabilities()
+        }
     }
 }
 

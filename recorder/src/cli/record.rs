@@ -19,6 +19,8 @@ use crate::pcapng::Annotate;
 use crate::pipeline::{
     self, AttributionMode, Error, Finished, Invoker, Limits, Plan, Rotation, Signals, Why,
 };
+#[cfg(target_os = "linux")]
+use crate::sandbox;
 use crate::source::{CaptureOptions, DEFAULT_BUFFER_BYTES, DEFAULT_SNAP_LENGTH, Selection};
 
 /// There are no events to keep.
@@ -130,6 +132,11 @@ pub struct RecordArgs {
     #[arg(short = 'a', long = "autostop", value_name = "LIMIT", help_heading = "Stop", value_parser = parse_autostop)]
     pub autostop: Vec<Limit>,
 
+    /// What the recorder gives up once all is open: capabilities, files and system calls that it does not need
+    #[cfg(target_os = "linux")]
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = Sandbox::Auto, help_heading = "Safety")]
+    pub sandbox: Sandbox,
+
     /// Record only what this command and all its descendants send and receive, until it ends
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
@@ -146,6 +153,18 @@ pub enum Mode {
     Procfs,
     /// Not at all
     None,
+}
+
+/// What the recorder gives up.
+#[cfg(target_os = "linux")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Sandbox {
+    /// All that the kernel can take away; what it cannot is told
+    Auto,
+    /// The same, or nothing is recorded
+    Strict,
+    /// Nothing
+    Off,
 }
 
 /// One `--autostop` or `--ring-buffer`.
@@ -247,6 +266,12 @@ fn plan(args: RecordArgs) -> Plan {
         invoker: Invoker::from_sudo(),
         comments: args.comments,
         command: args.command,
+        #[cfg(target_os = "linux")]
+        sandbox: match args.sandbox {
+            Sandbox::Auto => sandbox::Mode::Auto,
+            Sandbox::Strict => sandbox::Mode::Strict,
+            Sandbox::Off => sandbox::Mode::Off,
+        },
     }
 }
 

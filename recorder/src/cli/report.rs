@@ -8,6 +8,8 @@ use serde::Serialize;
 use crate::model::{Found, InterfaceCounts, Process, Reason};
 use crate::pcapng::annotation::{escape_name, escape_text};
 use crate::pipeline::{Finished, Why};
+#[cfg(target_os = "linux")]
+use crate::sandbox::Layer;
 
 /// How many processes are named, those with the most packets.
 const BUSIEST: usize = 10;
@@ -37,6 +39,8 @@ struct Report {
     attributed_packets: u64,
     found: BTreeMap<&'static str, u64>,
     reasons: BTreeMap<&'static str, u64>,
+    #[cfg(target_os = "linux")]
+    sandbox: SandboxReport,
     interfaces: Vec<InterfaceReport>,
     busiest: Vec<ProcessReport>,
 }
@@ -48,6 +52,14 @@ struct CommandEnd {
     exit_status: Option<i32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     signal: Option<i32>,
+}
+
+/// What held the recorder back, and what did not, with the reason.
+#[cfg(target_os = "linux")]
+#[derive(Serialize)]
+struct SandboxReport {
+    holds: Vec<&'static str>,
+    missing: BTreeMap<&'static str, String>,
 }
 
 #[derive(Serialize)]
@@ -110,6 +122,16 @@ pub fn line(finished: &Finished, exit_code: u8) -> serde_json::Result<String> {
         attributed_packets: counts.attributed(),
         found: numbers(Found::ALL.map(|found| (found.name(), counts.found(found)))),
         reasons: numbers(Reason::ALL.map(|reason| (reason.name(), counts.without(reason)))),
+        #[cfg(target_os = "linux")]
+        sandbox: SandboxReport {
+            holds: finished.sandbox.holding().map(Layer::name).collect(),
+            missing: finished
+                .sandbox
+                .missing()
+                .iter()
+                .map(|(layer, why)| (layer.name(), why.clone()))
+                .collect(),
+        },
         interfaces: finished
             .interfaces
             .iter()
@@ -203,6 +225,8 @@ mod tests {
             why: Why::Signal(2),
             command: Some(ExitStatus::from_raw(9)),
             failure: None,
+            #[cfg(target_os = "linux")]
+            sandbox: crate::sandbox::Status::default(),
         }
     }
 
@@ -221,6 +245,7 @@ mod tests {
             "start_ns": 1_700_000_000_000_000_000_u64, "end_ns": 1_700_000_001_000_000_000_u64,
             "packets": 3, "bytes": 1000, "received": 5, "dropped_by_kernel": 2, "dropped_by_recorder": 0,
             "not_selected": 4, "socket_events_lost": 1,
+            "sandbox": {"holds": ["no capabilities", "no_new_privs", "Landlock", "seccomp"], "missing": {}},
             "attributed_packets": 2, "found": {"by snapshot": 2}, "reasons": {"not IP": 1},
             "interfaces": [{"name": "lo", "packets": 3, "received": 5, "dropped_by_recorder": 0}],
             "busiest": [

@@ -11,6 +11,8 @@ use super::{report, text};
 use crate::attribution::linux::ebpf::State;
 use crate::model::{AttributionCounts, Found, Reason, Statistics};
 use crate::pipeline::{Attributing, Finished, Observer, Progress, Why, describe};
+#[cfg(target_os = "linux")]
+use crate::sandbox::{Mode, Status};
 
 /// How many processes the live line names.
 const BUSIEST: usize = 3;
@@ -149,6 +151,14 @@ impl Observer for Screen {
         }
     }
 
+    #[cfg(target_os = "linux")]
+    fn restricted(&mut self, mode: Mode, status: &Status) {
+        // What was asked for, and all that there is, needs no line.
+        if mode == Mode::Auto && !status.missing().is_empty() {
+            self.note(&format!("the recorder is restricted in part: {status} (see `recorder doctor`)"));
+        }
+    }
+
     fn note(&mut self, text: &str) {
         if !self.quiet {
             self.print(&format!("recorder: {text}"));
@@ -217,6 +227,8 @@ fn summary(finished: &Finished) -> String {
         why,
         command,
         failure: _,
+        #[cfg(target_os = "linux")]
+        sandbox,
     } = finished;
     let written: u64 = statistics.interfaces.iter().map(|counts| counts.written).sum();
     let received: u64 = statistics.interfaces.iter().map(|counts| counts.received).sum();
@@ -241,6 +253,8 @@ fn summary(finished: &Finished) -> String {
     if statistics.events_lost > 0 {
         let _ = writeln!(text, "{} socket events lost", statistics.events_lost);
     }
+    #[cfg(target_os = "linux")]
+    let _ = writeln!(text, "sandbox: {sandbox}");
     let bytes = HumanBytes(*bytes);
     let _ = match files.first() {
         Some(first) if *files_written > 1 => {

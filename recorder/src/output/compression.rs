@@ -1,12 +1,15 @@
-//! Compression by zstd, in threads of its own: one frame per file.
+//! Compression by zstd, in threads of its own, which all files share: one frame per file.
 
 use std::fmt;
 use std::io::{self, Write};
 use std::ops::RangeInclusive;
 use std::str::FromStr;
+use std::sync::LazyLock;
 use std::thread::available_parallelism;
 
-use zstd::stream::write::Encoder as Zstd;
+use zstd::stream::raw::{CParameter, InBuffer, Operation, OutBuffer, WriteBuf};
+use zstd::stream::zio::Writer;
+use zstd::zstd_safe::{CCtx, ResetDirective, SafeResult, ThreadPool, get_error_name};
 
 /// Those that the `zstd` program has without `--ultra`: above them it takes gigabytes of memory.
 const LEVELS: RangeInclusive<i32> = 1..=19;
@@ -52,25 +55,37 @@ impl FromStr for Compression {
     }
 }
 
+/// How many threads compress. One core is the recorder's own; even a single one takes the compression out of its loop.
+static WORKERS: LazyLock<usize> =
+    LazyLock::new(|| available_parallelism().map_or(1, |cores| (cores.get() - 1).clamp(1, MOST_WORKERS)));
+
+/// The threads. They begin with as little as whoever asks for them first may do, and no file needs others.
+static POOL: LazyLock<Option<ThreadPool>> = LazyLock::new(|| ThreadPool::try_new(*WORKERS));
+
+/// Counts the cores, which takes files that may be out of reach later.
+pub fn count_cores() {
+    LazyLock::force(&WORKERS);
+}
+
+/// Starts the threads that compress, unless they run.
+pub fn start_workers() {
+    LazyLock::force(&POOL);
+}
+
 /// Compresses into a `W`.
 pub(super) struct Encoder<W: Write> {
-    zstd: Zstd<'static, W>,
+    zstd: Writer<W, Zstd>,
     /// Bytes taken since the last flush.
     on_the_way: u64,
 }
 
 impl<W: Write> Encoder<W> {
     pub(super) fn new(out: W, compression: Compression) -> io::Result<Self> {
-        let mut zstd = Zstd::new(out, compression.level)?;
-        // One core is the recorder's own. Even a single worker takes the compression out of its loop.
-        let workers = available_parallelism().map_or(1, |cores| (cores.get() - 1).clamp(1, MOST_WORKERS));
-        zstd.multithread(workers as u32)?;
-        zstd.include_checksum(true)?;
-        Ok(Self { zstd, on_the_way: 0 })
+        Ok(Self { zstd: Writer::new(out, Zstd::new(compression)?), on_the_way: 0 })
     }
 
     pub(super) fn place(&self) -> &W {
-        self.zstd.get_ref()
+        self.zstd.writer()
     }
 
     pub(super) const fn on_the_way(&self) -> u64 {
@@ -79,7 +94,7 @@ impl<W: Write> Encoder<W> {
 
     /// Ends the frame. After an error it goes on at the next call.
     pub(super) fn end(&mut self) -> io::Result<()> {
-        self.zstd.do_finish()
+        self.zstd.finish()
     }
 }
 
@@ -100,10 +115,56 @@ impl<W: Write> Write for Encoder<W> {
     }
 }
 
+/// A frame in the making. The package's own encoder starts threads for each.
+struct Zstd(CCtx<'static>);
+
+impl Zstd {
+    fn new(compression: Compression) -> io::Result<Self> {
+        let mut context = CCtx::try_create().ok_or(io::ErrorKind::OutOfMemory)?;
+        let pool = POOL.as_ref().ok_or_else(|| io::Error::other("no thread can be started to compress"))?;
+        checked(context.ref_thread_pool(pool))?;
+        let workers = u32::try_from(*WORKERS).unwrap_or(1);
+        for parameter in [
+            CParameter::CompressionLevel(compression.level),
+            CParameter::NbWorkers(workers),
+            CParameter::ChecksumFlag(true),
+        ] {
+            checked(context.set_parameter(parameter))?;
+        }
+        Ok(Self(context))
+    }
+}
+
+impl Operation for Zstd {
+    fn run<C: WriteBuf + ?Sized>(
+        &mut self,
+        input: &mut InBuffer<'_>,
+        output: &mut OutBuffer<'_, C>,
+    ) -> io::Result<usize> {
+        checked(self.0.compress_stream(output, input))
+    }
+
+    fn flush<C: WriteBuf + ?Sized>(&mut self, output: &mut OutBuffer<'_, C>) -> io::Result<usize> {
+        checked(self.0.flush_stream(output))
+    }
+
+    fn reinit(&mut self) -> io::Result<()> {
+        checked(self.0.reset(ResetDirective::SessionOnly)).map(drop)
+    }
+
+    fn finish<C: WriteBuf + ?Sized>(&mut self, output: &mut OutBuffer<'_, C>, _: bool) -> io::Result<usize> {
+        checked(self.0.end_stream(output))
+    }
+}
+
+fn checked(result: SafeResult) -> io::Result<usize> {
+    result.map_err(|code| io::Error::other(get_error_name(code)))
+}
+
 impl<W: Write + fmt::Debug> fmt::Debug for Encoder<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { zstd, on_the_way } = self;
-        f.debug_struct("Encoder").field("out", zstd.get_ref()).field("on_the_way", on_the_way).finish()
+        f.debug_struct("Encoder").field("out", zstd.writer()).field("on_the_way", on_the_way).finish()
     }
 }
 

@@ -18,7 +18,7 @@ use rustix::io::Errno;
 
 use compression::Encoder;
 
-pub use compression::{BadCompression, Compression};
+pub use compression::{BadCompression, Compression, count_cores, start_workers};
 pub use input::open;
 pub use series::{Series, beside};
 

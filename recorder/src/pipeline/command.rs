@@ -1,5 +1,5 @@
-//! Commands that are started: the recorded one, with its standard streams as they are, and the one for a file that is done.
-//! Both run with the rights of the user who called us.
+//! Commands that are started: the recorded one, with its standard streams as they are, and the one for a file that is done. Both run
+//! with the rights of the user who called us, which the process that starts them (`starter`) has taken.
 
 use std::ffi::{CString, OsStr};
 use std::io;
@@ -58,66 +58,61 @@ fn groups(name: &CString, gid: u32) -> Vec<u32> {
 
 /// Starts the command.
 #[cfg(target_os = "linux")]
-pub(super) fn start(command: &[std::ffi::OsString], invoker: Option<&Invoker>) -> io::Result<Child> {
+pub(super) fn start(command: &[std::ffi::OsString]) -> io::Result<Child> {
     let Some((program, arguments)) = command.split_first() else {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "no command is given"));
     };
-    let mut starting = Command::new(program);
-    become_caller(starting.args(arguments), invoker);
-    starting.spawn()
+    Command::new(program).args(arguments).spawn()
 }
 
 /// Starts the program for a file that is done: at the lowest priority, without standard input, in a process group of its own, so
 /// that Ctrl-C ends the recording and not this.
-pub(super) fn start_aside(program: &OsStr, file: &Path, invoker: Option<&Invoker>) -> io::Result<Child> {
+pub(super) fn start_aside(program: &OsStr, file: &Path) -> io::Result<Child> {
     /// The nicest there is.
     const LOWEST: libc::c_int = 19;
     let mut starting = Command::new(program);
     starting.arg(file).stdin(Stdio::null()).process_group(0);
-    become_caller(&mut starting, invoker);
     let step_aside = || {
         // SAFETY: the arguments are integers; 0 is this process.
-        check(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, LOWEST) })?;
-        // Given to us (by systemd, for example) for recording; any program would inherit them.
-        #[cfg(target_os = "linux")]
-        // SAFETY: the arguments are integers.
-        check(unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) })?;
-        Ok(())
+        check(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, LOWEST) })
     };
     // SAFETY: the closure runs between fork and exec, and makes system calls only.
     unsafe { starting.pre_exec(step_aside) };
     starting.spawn()
 }
 
-/// Lets the command run as the user who called sudo, or as who called us: not with what a set-user-id bit or capabilities give to
-/// this program. Those of its file do not outlive exec(2) anyway.
-fn become_caller(command: &mut Command, invoker: Option<&Invoker>) {
-    let groups = invoker.map(|invoker| invoker.groups.clone());
+/// What a process does before it starts programs for us: it becomes the user who called sudo, and gives up what it has of
+/// capabilities. What a program that root runs may do comes from root.
+pub(super) fn settle(invoker: Option<&Invoker>) -> io::Result<()> {
+    change_user(invoker)?;
+    #[cfg(target_os = "linux")]
+    crate::sandbox::give_up_capabilities()?;
+    Ok(())
+}
+
+/// Becomes the user who called sudo, or who called us: not with what a set-user-id bit or capabilities give to this program. Those of
+/// its file do not outlive exec(2) anyway.
+fn change_user(invoker: Option<&Invoker>) -> io::Result<()> {
     // SAFETY: the call has no preconditions and cannot fail.
     let real_uid = unsafe { libc::getuid() };
     // SAFETY: the call has no preconditions and cannot fail.
     let real_gid = unsafe { libc::getgid() };
     let (uid, gid) = invoker.map_or((real_uid, real_gid), |invoker| (invoker.uid, invoker.gid));
-    let become_caller = move || {
-        if let Some(groups) = &groups {
-            // SAFETY: the pointer and the length are those of a list of group ids.
-            check(unsafe { libc::setgroups(groups.len() as _, groups.as_ptr()) })?;
-        }
-        // SAFETY: the argument is an integer.
-        check(unsafe { libc::setgid(gid) })?;
-        // SAFETY: the argument is an integer.
-        check(unsafe { libc::setuid(uid) })
-    };
-    // SAFETY: the closure runs between fork and exec, and makes system calls only.
-    unsafe { command.pre_exec(become_caller) };
+    if let Some(Invoker { groups, .. }) = invoker {
+        // SAFETY: the pointer and the length are those of a list of group ids.
+        check(unsafe { libc::setgroups(groups.len() as _, groups.as_ptr()) })?;
+    }
+    // SAFETY: the argument is an integer.
+    check(unsafe { libc::setgid(gid) })?;
+    // SAFETY: the argument is an integer.
+    check(unsafe { libc::setuid(uid) })
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Passes a request to stop on to the command. That it has ended meanwhile is fine.
-#[cfg(target_os = "linux")]
+/// Passes a signal on to a program. That it has ended meanwhile is fine.
 pub(super) fn stop(child: &Child, signal: i32) {
     if let Ok(pid) = i32::try_from(child.id()) {
         // SAFETY: the arguments are integers; the child has not been waited for, so the pid is still its own.

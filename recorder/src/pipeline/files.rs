@@ -82,15 +82,15 @@ pub(super) struct Written {
     pub(super) problems: Vec<String>,
 }
 
-impl<'a> Files<'a> {
-    /// Creates the first file. Its duration begins at this time; packets have been captured since the capture was opened.
-    pub(super) fn begin(
-        plan: &'a Plan,
-        section: SectionInfo,
-        signals: &Signals,
-        opened: RealTime,
-        (real, mono): (RealTime, MonoTime),
-    ) -> Result<Self, CreateError> {
+/// The first file, with nothing in it.
+pub(super) struct First {
+    output: Output,
+    series: Option<Series>,
+}
+
+impl First {
+    /// Creates it.
+    pub(super) fn create(plan: &Plan, signals: &Signals) -> Result<Self, CreateError> {
         let mut series = plan.rotation.as_ref().map(|rotation| Series::new(&plan.path, rotation.keep));
         let path = series.as_ref().map_or_else(|| plan.path.clone(), Series::next_path);
         let output = Output::create(&path, &manner(plan), &|| signals.stop().is_none())?;
@@ -98,6 +98,33 @@ impl<'a> Files<'a> {
             // Of one file none is too many.
             series.created(path);
         }
+        Ok(Self { output, series })
+    }
+
+    /// Removes it: an empty file would look like a recording.
+    #[cfg(target_os = "linux")]
+    pub(super) fn discard(self) {
+        discard(&self.output);
+    }
+}
+
+/// Best effort: there is something else to tell.
+#[cfg(target_os = "linux")]
+fn discard(output: &Output) {
+    if !output.is_stream() {
+        let _ = std::fs::remove_file(output.path());
+    }
+}
+
+impl<'a> Files<'a> {
+    /// Begins the first file. Its duration begins at this time; packets have been captured since the capture was opened.
+    pub(super) fn begin(
+        plan: &'a Plan,
+        First { output, series }: First,
+        section: SectionInfo,
+        opened: RealTime,
+        (real, mono): (RealTime, MonoTime),
+    ) -> Self {
         let mut files = Self {
             plan,
             writer: Writer::new(output, plan.annotate, &section),
@@ -115,7 +142,7 @@ impl<'a> Files<'a> {
             problems: Vec::new(),
         };
         files.interval_ends = files.end_of_interval(real);
-        Ok(files)
+        files
     }
 
     /// Named interfaces stand in each file, even if they never see a packet. (On macOS a packet tells what its interface is.)
@@ -342,11 +369,7 @@ impl<'a> Files<'a> {
     /// Removes the file, in which there is nothing yet.
     #[cfg(target_os = "linux")]
     pub(super) fn discard(&self) {
-        let output = self.writer.get_ref();
-        if !output.is_stream() {
-            // Best effort: there is something else to tell.
-            let _ = std::fs::remove_file(output.path());
-        }
+        discard(self.writer.get_ref());
     }
 
     /// Ends the last file, and counts as dropped what was to be in it and is not.

@@ -7,16 +7,22 @@ mod afterwards;
 mod again;
 mod command;
 mod files;
+mod helper;
 #[cfg(target_os = "linux")]
 mod keeping;
 #[cfg(target_os = "linux")]
 mod recording;
 #[cfg(target_os = "linux")]
+mod restriction;
+#[cfg(target_os = "linux")]
 mod scans;
 mod section;
+mod starter;
 mod stop;
 #[cfg(any(test, target_os = "macos"))]
 mod told;
+#[cfg(target_os = "linux")]
+mod translating;
 #[cfg(target_os = "linux")]
 mod witness;
 
@@ -34,6 +40,8 @@ use crate::attribution::linux::procfs::{Hidden, ScanError};
 use crate::model::{ProcessIndex, ProcessTable, Statistics};
 use crate::output::{Compression, CreateError};
 use crate::pcapng::Annotate;
+#[cfg(target_os = "linux")]
+use crate::sandbox;
 use crate::selection::Expr;
 use crate::source::{self, CaptureOptions};
 
@@ -41,6 +49,8 @@ pub use again::{Again, AgainError, AttributedAgain};
 pub use command::{Invoker, describe};
 #[cfg(target_os = "linux")]
 pub use recording::record;
+#[cfg(target_os = "linux")]
+pub use restriction::folder;
 pub use stop::{Signals, Why};
 #[cfg(target_os = "macos")]
 pub use told::record;
@@ -93,6 +103,9 @@ pub struct Plan {
     pub limits: Limits,
     /// The command to record; empty to record everybody.
     pub command: Vec<OsString>,
+    /// Whether to give up, once all is open, what is not needed any more.
+    #[cfg(target_os = "linux")]
+    pub sandbox: sandbox::Mode,
 }
 
 /// When to stop by itself. What is not given does not stop it.
@@ -158,6 +171,9 @@ fn busiest(by_process: &[u64], count: usize) -> Vec<(ProcessIndex, u64)> {
 pub trait Observer {
     /// Everything is in place: from now on nothing is missed.
     fn ready(&mut self, interfaces: &str, attribution: &Attributing);
+    /// This is what holds the recorder back from now on.
+    #[cfg(target_os = "linux")]
+    fn restricted(&mut self, mode: sandbox::Mode, status: &sandbox::Status);
     /// Something the user should know.
     fn note(&mut self, text: &str);
     /// Something went wrong, and the recording goes on.
@@ -226,6 +242,9 @@ pub struct Finished {
     pub command: Option<ExitStatus>,
     /// What went wrong while writing, if something did: what was written before is there.
     pub failure: Option<io::Error>,
+    /// What held the recorder back.
+    #[cfg(target_os = "linux")]
+    pub sandbox: sandbox::Status,
 }
 
 impl Finished {
@@ -258,6 +277,10 @@ pub enum Error {
     /// The file cannot be created.
     #[error(transparent)]
     Create(#[from] CreateError),
+    /// The recorder cannot give up as much as was asked for.
+    #[cfg(target_os = "linux")]
+    #[error("cannot restrict the recorder as --sandbox strict asks for: it would have {0}")]
+    Sandbox(sandbox::Status),
     /// The command cannot be started.
     #[error("cannot run {command}: {source}")]
     Command {
@@ -287,6 +310,16 @@ impl Error {
             }
             #[cfg(target_os = "linux")]
             Self::Scan(_) => Some(ScanError::REMEDY.into()),
+            #[cfg(target_os = "linux")]
+            Self::Sandbox(status) => {
+                let remedies = status.missing().iter().map(|(layer, _)| layer.remedy());
+                Some(
+                    remedies
+                        .chain(["or take what there is with --sandbox auto"])
+                        .collect::<Vec<_>>()
+                        .join("\n  "),
+                )
+            }
             Self::NotHere { .. } => Some("leave it out; docs/LIMITS.md has what works on macOS".into()),
             Self::Create(_) | Self::System { .. } => None,
             Self::Command { .. } => Some("nothing was recorded".into()),

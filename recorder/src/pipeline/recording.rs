@@ -2,23 +2,28 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::process::{Child, ExitStatus};
+use std::path::Path;
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use super::afterwards::Afterwards;
-use super::files::{Ending, Files};
+use super::files::{Ending, Files, First};
 use super::keeping::Keeper;
 use super::section::section;
+use super::starter::{Answer, Starter};
+use super::translating::Translating;
 use super::witness::{Witness, attach};
-use super::{Error, Finished, Observer, Plan, Progress, Signals, Why, command};
+use super::{AttributionMode, Error, Finished, Observer, Plan, Progress, Signals, Why, command, restriction};
 use crate::attribution::clock::ClockOffset;
 use crate::attribution::event::{Event as SocketEvent, Scan};
 use crate::attribution::linux::conntrack::Conntrack;
 use crate::attribution::linux::process::{OlderCgroups, boot_time};
 use crate::attribution::linux::{now, own_netns};
 use crate::attribution::news::{Moment, News, Origin};
+use crate::attribution::translations::Translator;
 use crate::attribution::{Attributor, join};
 use crate::model::{Attribution, Found, InterfaceCounts, MonoTime, Owner, RealTime, Reason, Statistics};
+use crate::sandbox::{Mode, Status};
 use crate::selection::ProcessFilter;
 use crate::source::{self, Capture, Event, SETTLING, Selection};
 
@@ -56,20 +61,79 @@ const LAST_PACKETS: Duration = Duration::from_secs(10);
 pub fn record(plan: &Plan, signals: &Signals, observer: &mut dyn Observer) -> Result<Finished, Error> {
     // What is wrong with interfaces and filter is told before anything is loaded.
     source::check(&plan.capture)?;
-    let (witness, scan, attributing) = attach(plan)?;
+    let helpers = Helpers::fork(plan)?;
+    let (mut witness, scan, attributing) = attach(plan)?;
+    // Whatever the command forks is known to the kernel side from its first moment.
+    if let (Witness::Ebpf(kernel_side), Some(starter)) = (&mut witness, &helpers.command) {
+        kernel_side.track_children_of(starter.pid())?;
+    }
+    let older_cgroups = OlderCgroups::new();
+    let needs = restriction::needs(plan, &witness, older_cgroups);
+    restriction::check(plan, &needs)?;
     // Not before the hooks are in place: nobody would know whose the packets from before are.
     let capture = Capture::open(&plan.capture)?;
     let began = now();
-    let files = Files::begin(plan, section(plan, &attributing), signals, began.0, began)?;
+    let workers = restriction::start_workers(plan);
+    let first = First::create(plan, signals)?;
+    let attributor = attributor(plan, &witness, helpers.translator);
+    let restricted = match restriction::enter(plan, workers, needs, &capture) {
+        Ok(status) => status,
+        Err(error) => {
+            first.discard();
+            return Err(error);
+        }
+    };
+    let section = section(plan, &attributing, Some(format!("sandbox: {restricted}")));
+    let files = Files::begin(plan, first, section, began.0, began);
     for note in capture.notes() {
         observer.note(note);
     }
+    observer.restricted(plan.sandbox, &restricted);
     observer.ready(&plan.capture.interfaces.to_string(), &attributing);
-    let mut recording = Recording::new(plan, capture, witness, files, began);
+    let stages =
+        Stages { capture, witness, older_cgroups, attributor, files, afterwards: helpers.afterwards };
+    let mut recording = Recording::new(plan, stages, began);
     recording.expect(scan);
-    recording.start_command()?;
+    recording.start_command(helpers.command)?;
     let why = recording.run(signals, observer);
-    Ok(recording.end(why, signals, observer))
+    Ok(recording.end(why, restricted, signals, observer))
+}
+
+/// The processes beside the recording.
+struct Helpers {
+    /// What starts the command; none if there is none.
+    command: Option<Starter>,
+    afterwards: Afterwards,
+    /// Who is asked for translated addresses.
+    translator: Option<Box<dyn Translator>>,
+}
+
+impl Helpers {
+    /// Forks them, before anything is open that they have no use for.
+    fn fork(plan: &Plan) -> Result<Self, Error> {
+        let start = |source| Error::System { what: "start a process beside the recorder", source };
+        let starter = || {
+            let settle = || command::settle(plan.invoker.as_ref());
+            Starter::fork(settle, |_| command::start(&plan.command))
+        };
+        let translator: Option<Box<dyn Translator>> = match (plan.attribution, plan.sandbox) {
+            (AttributionMode::None, _) => None,
+            (_, Mode::Off) => Some(Box::new(Conntrack::default())),
+            _ => Some(Box::new(Translating::fork().map_err(start)?)),
+        };
+        let command = (!plan.command.is_empty()).then(starter).transpose().map_err(start)?;
+        Ok(Self { command, afterwards: Afterwards::prepare(plan).map_err(start)?, translator })
+    }
+}
+
+/// What a recording consists of.
+struct Stages<'a> {
+    capture: Capture,
+    witness: Witness,
+    older_cgroups: OlderCgroups,
+    attributor: Attributor,
+    files: Files<'a>,
+    afterwards: Afterwards,
 }
 
 struct Recording<'a> {
@@ -87,8 +151,8 @@ struct Recording<'a> {
     processes: Option<ProcessFilter>,
     files: Files<'a>,
     /// What is done with files that are done.
-    afterwards: Afterwards<'a>,
-    command: Option<Child>,
+    afterwards: Afterwards,
+    command: Option<Commanded>,
     clock: ClockOffset,
     /// What was taken out of the kernel's ring; empty between two rounds.
     events: Vec<SocketEvent>,
@@ -118,25 +182,20 @@ struct Recording<'a> {
 }
 
 impl<'a> Recording<'a> {
-    fn new(
-        plan: &'a Plan,
-        capture: Capture,
-        witness: Witness,
-        files: Files<'a>,
-        (opened, mono): (RealTime, MonoTime),
-    ) -> Self {
+    fn new(plan: &'a Plan, stages: Stages<'a>, (opened, mono): (RealTime, MonoTime)) -> Self {
+        let Stages { capture, witness, older_cgroups, attributor, files, afterwards } = stages;
         Self {
             plan,
             capture,
-            attributor: attributor(plan, &witness),
+            attributor,
             witness,
             scan: None,
-            older_cgroups: OlderCgroups::new(),
+            older_cgroups,
             addresses: Vec::new(),
             keeper: Keeper::default(),
             processes: plan.processes.clone().map(ProcessFilter::new),
             files,
-            afterwards: Afterwards::new(plan.after_file.as_ref(), plan.invoker.as_ref()),
+            afterwards,
             command: None,
             clock: ClockOffset::new(now()),
             events: Vec::new(),
@@ -159,25 +218,21 @@ impl<'a> Recording<'a> {
         }
     }
 
-    /// Starts the command, if there is one; whatever it forks is known to the kernel side from its first moment.
-    fn start_command(&mut self) -> Result<(), Error> {
-        let (Witness::Ebpf(kernel_side), false) = (&mut self.witness, self.plan.command.is_empty()) else {
-            return Ok(());
-        };
-        kernel_side.track_children()?;
-        let child = command::start(&self.plan.command, self.plan.invoker.as_ref());
-        kernel_side.stop_tracking_children()?;
-        let name =
-            || self.plan.command.first().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        match child {
-            Ok(child) => self.command = Some(child),
-            Err(source) => {
+    /// Has the command started, if there is one.
+    fn start_command(&mut self, starter: Option<Starter>) -> Result<(), Error> {
+        let Some(mut starter) = starter else { return Ok(()) };
+        match starter.start(Path::new("")).and_then(|_| starter.wait()) {
+            Ok(Answer::NotStarted(_, source)) | Err(source) => {
                 // An empty file would look like a recording.
                 self.files.discard();
-                return Err(Error::Command { command: name(), source });
+                let name = self.plan.command.first().map(|name| name.to_string_lossy().into_owned());
+                Err(Error::Command { command: name.unwrap_or_default(), source })
+            }
+            Ok(Answer::Started | Answer::Ended(..)) => {
+                self.command = Some(Commanded { starter, status: None });
+                Ok(())
             }
         }
-        Ok(())
     }
 
     /// Goes on until something ends it; says what.
@@ -210,14 +265,11 @@ impl<'a> Recording<'a> {
             });
         }
         if let Some(signal) = signals.stop() {
-            if let Some(child) = &self.command {
-                command::stop(child, signal);
-            }
+            // If nobody passes it on any more, that is told when the command's end is asked for.
+            let _ = self.command.as_mut().map(|command| command.starter.signal(signal));
             return Some(Why::Signal(signal));
         }
-        if let Some(child) = &mut self.command
-            && matches!(child.try_wait(), Ok(Some(_)))
-        {
+        if self.reap().is_some() {
             return Some(Why::CommandEnded);
         }
         let limits = &self.plan.limits;
@@ -294,16 +346,11 @@ impl<'a> Recording<'a> {
         };
         kernel_side.drain(|event| self.events.push(event));
         // That some were lost is told first: it says how far the others can be believed.
-        match kernel_side.lost() {
-            Ok(lost) if lost > self.statistics.events_lost => {
-                self.statistics.events_lost = lost;
-                self.attributor.learn(News::Lost { from: self.watermark, to: now().1 });
-                self.to_mend = true;
-            }
-            Ok(_) => {}
-            Err(error) => {
-                self.failure.get_or_insert(io::Error::other(error));
-            }
+        let lost = kernel_side.lost();
+        if lost > self.statistics.events_lost {
+            self.statistics.events_lost = lost;
+            self.attributor.learn(News::Lost { from: self.watermark, to: now().1 });
+            self.to_mend = true;
         }
         for mut event in self.events.drain(..) {
             if let SocketEvent::Process(news) = &mut event
@@ -315,9 +362,7 @@ impl<'a> Recording<'a> {
             self.attributor.learn(News::Event(event));
         }
         if self.to_mend && mono >= self.mended.plus(MEND_EVERY) {
-            if let Err(error) = kernel_side.announce_anew() {
-                self.failure.get_or_insert(io::Error::other(error));
-            }
+            kernel_side.announce_anew();
             self.mended = mono;
             self.to_mend = false;
         }
@@ -525,7 +570,7 @@ impl<'a> Recording<'a> {
             return;
         }
         self.cared = self.watermark;
-        match source::local_addresses() {
+        match self.capture.local_addresses() {
             Ok(addresses) if addresses == self.addresses => {}
             Ok(addresses) => {
                 self.addresses.clone_from(&addresses);
@@ -570,7 +615,7 @@ impl<'a> Recording<'a> {
     }
 
     /// Lets nothing further in, writes what is in the rings, ends the file.
-    fn end(mut self, why: Why, signals: &Signals, observer: &mut dyn Observer) -> Finished {
+    fn end(mut self, why: Why, sandbox: Status, signals: &Signals, observer: &mut dyn Observer) -> Finished {
         let began = now().1;
         let mut command = self.reap();
         if matches!(why, Why::Signal(_)) && self.command.is_some() {
@@ -618,6 +663,7 @@ impl<'a> Recording<'a> {
             why,
             command,
             failure: self.failure.or(written.failure),
+            sandbox,
         }
     }
 
@@ -671,9 +717,29 @@ impl<'a> Recording<'a> {
         });
     }
 
+    /// How the command has ended, if it has.
     fn reap(&mut self) -> Option<ExitStatus> {
-        self.command.as_mut().and_then(|child| child.try_wait().ok().flatten())
+        let command = self.command.as_mut()?;
+        while command.status.is_none() {
+            match command.starter.answer() {
+                Ok(Some(Answer::Ended(_, status))) => command.status = Some(status),
+                Ok(Some(Answer::Started | Answer::NotStarted(..))) => {}
+                Ok(None) => return None,
+                Err(error) => {
+                    self.failure.get_or_insert(error);
+                    return None;
+                }
+            }
+        }
+        command.status
     }
+}
+
+/// The recorded command.
+struct Commanded {
+    starter: Starter,
+    /// How it ended, if it has.
+    status: Option<ExitStatus>,
 }
 
 /// Why no more packets are written for now.
@@ -686,9 +752,9 @@ enum Stopped {
     Behind,
 }
 
-fn attributor(plan: &Plan, witness: &Witness) -> Attributor {
+fn attributor(plan: &Plan, witness: &Witness, translator: Option<Box<dyn Translator>>) -> Attributor {
     let origin = Origin { netns: own_netns(), boot: boot_time() };
-    let mut attributor = Attributor::new(origin, Some(Box::new(Conntrack::default())));
+    let mut attributor = Attributor::new(origin, translator);
     if plan.keep_events && !matches!(witness, Witness::Nobody) {
         attributor.keep_journal();
     }

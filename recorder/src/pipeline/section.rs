@@ -7,10 +7,11 @@ use crate::attribution::linux::ebpf::State;
 use crate::attribution::linux::procfs::Hidden;
 use crate::pcapng::SectionInfo;
 
-/// The section header of each file of the recording.
-pub(super) fn section(plan: &Plan, attributing: &Attributing) -> SectionInfo {
+/// The section header of each file of the recording. `restricted` is what it says of what holds the recorder back.
+pub(super) fn section(plan: &Plan, attributing: &Attributing, restricted: Option<String>) -> SectionInfo {
     let mut comments = plan.comments.clone();
     comments.extend(plan.processes.as_ref().map(|expr| format!("processes: {expr}")));
+    comments.extend(restricted);
     comments.push(how_owners_are_found(attributing));
     SectionInfo {
         hardware: Some(std::env::consts::ARCH.to_owned()),

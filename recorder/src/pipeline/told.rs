@@ -4,7 +4,7 @@ use std::io;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::afterwards::Afterwards;
-use super::files::{Ending, Files};
+use super::files::{Ending, Files, First};
 use super::section::section;
 use super::{Attributing, AttributionMode, Error, Finished, Observer, Plan, Progress, Signals, Why};
 use crate::attribution::clock::ClockOffset;
@@ -82,8 +82,11 @@ pub(super) fn record_from(
     };
     let begin = Instant::now();
     let opened = now();
-    let files =
-        Files::begin(plan, section(plan, &attributing), signals, opened, (opened, MonoTime::default()))?;
+    let afterwards = Afterwards::prepare(plan)
+        .map_err(|source| Error::System { what: "start a process that starts others", source })?;
+    let first = First::create(plan, signals)?;
+    let section = section(plan, &attributing, None);
+    let files = Files::begin(plan, first, section, opened, (opened, MonoTime::default()));
     observer.ready(&plan.capture.interfaces.to_string(), &attributing);
     let mut recording = Recording {
         plan,
@@ -94,7 +97,7 @@ pub(super) fn record_from(
         statistics: Statistics { start: opened, ..Statistics::default() },
         by_process: Vec::new(),
         written: 0,
-        afterwards: Afterwards::new(plan.after_file.as_ref(), plan.invoker.as_ref()),
+        afterwards,
         clock: ClockOffset::new((opened, MonoTime::default())),
         begin,
         told_at: MonoTime::default(),
@@ -122,7 +125,7 @@ struct Recording<'a, L: Live> {
     by_process: Vec<u64>,
     written: u64,
     /// What is done with files that are done.
-    afterwards: Afterwards<'a>,
+    afterwards: Afterwards,
     clock: ClockOffset,
     /// The beginning of the monotonic clock.
     begin: Instant,
@@ -348,6 +351,8 @@ impl<L: Live> Recording<'_, L> {
             why,
             command: None,
             failure: self.failure.or(written.failure),
+            #[cfg(target_os = "linux")]
+            sandbox: crate::sandbox::Status::off(),
         }
     }
 }

@@ -20,7 +20,7 @@ pub mod pktap;
 
 pub use expression::PacketFilter;
 #[cfg(target_os = "linux")]
-pub use linux::{Capture, SETTLING, Transmitter, check, interfaces, local_addresses, wake_in_time};
+pub use linux::{Capture, SETTLING, Transmitter, check, interfaces, wake_in_time};
 #[cfg(target_os = "macos")]
 pub use macos::{Capture, check, interfaces};
 

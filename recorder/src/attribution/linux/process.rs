@@ -5,6 +5,7 @@ use procfs::process::Process as ProcEntry;
 
 use super::clock_ns;
 use crate::attribution::event::{OlderCgroup, ProcessNews};
+use crate::attribution::identities::TICK_NS;
 use crate::attribution::process::is_unplaced;
 use crate::model::RealTime;
 
@@ -59,8 +60,7 @@ impl Default for OlderCgroups {
 fn version_1(pid: u32, start_boottime_ns: u64) -> Option<Vec<ProcessCGroup>> {
     // The open directory stays that of one process; its start tells which.
     let entry = ProcEntry::new(i32::try_from(pid).ok()?).ok()?;
-    let tick_ns = 1_000_000_000 / procfs::ticks_per_second();
-    if entry.stat().ok()?.starttime != start_boottime_ns / tick_ns {
+    if entry.stat().ok()?.starttime != start_boottime_ns / TICK_NS {
         return None;
     }
     let cgroups = entry.cgroups().ok()?;
@@ -75,7 +75,7 @@ mod tests {
     fn version_1_tells_container_and_unit_of_a_process_that_is_the_one_that_was_meant() {
         let pid = std::process::id();
         let start = procfs::process::Process::myself().and_then(|process| process.stat()).unwrap().starttime;
-        let start_ns = start * (1_000_000_000 / procfs::ticks_per_second());
+        let start_ns = start * TICK_NS;
         let cgroups = version_1(pid, start_ns).expect("this process is there");
         assert!(cgroups.iter().all(|cgroup| cgroup.pathname.starts_with('/')), "{cgroups:?}");
         assert!(version_1(pid, start_ns + 1_000_000_000).is_none(), "another process with this pid");

@@ -4,6 +4,7 @@ use super::{Examination, Finding};
 use crate::attribution::linux::ebpf::{DEFAULT_EVENT_BYTES, KernelSide, Need, Report, State, Wanted};
 use crate::attribution::linux::procfs::{Hidden, ScanError, Scanner};
 use crate::model::Found;
+use crate::sandbox::{self, Needs, Role};
 use crate::source::{self, Capture, CaptureOptions};
 
 /// Tries everything.
@@ -16,6 +17,7 @@ pub(super) fn examine() -> Examination {
     let lookup = lookup();
     let can_look_up = lookup.state != "missing";
     findings.push(lookup);
+    findings.push(restriction());
     let verdict = verdict(can_record, can_attribute, can_look_up);
     Examination { findings, verdict, can_record, can_attribute }
 }
@@ -49,6 +51,18 @@ fn lookup() -> Finding {
         state,
         detail,
         remedy,
+    }
+}
+
+fn restriction() -> Finding {
+    let status = sandbox::probe(&Needs::of(Role::Record));
+    let remedies: Vec<_> = status.missing().iter().map(|(layer, _)| layer.remedy()).collect();
+    Finding {
+        what: "sandbox".into(),
+        purpose: "to give up what a recording does not need once it runs".into(),
+        state: if remedies.is_empty() { "ok" } else { "partly" },
+        detail: status.to_string(),
+        remedy: (!remedies.is_empty()).then(|| remedies.join("; ")),
     }
 }
 

@@ -44,6 +44,9 @@ impl Observer for Listener {
         self.notes.push(format!("ready on {interfaces}"));
     }
 
+    #[cfg(target_os = "linux")]
+    fn restricted(&mut self, _: crate::sandbox::Mode, _: &crate::sandbox::Status) {}
+
     fn note(&mut self, text: &str) {
         self.notes.push(text.to_owned());
     }
@@ -75,6 +78,8 @@ fn plan(path: &Path) -> Plan {
         comments: Vec::new(),
         limits: Limits::default(),
         command: Vec::new(),
+        #[cfg(target_os = "linux")]
+        sandbox: crate::sandbox::Mode::Off,
     }
 }
 

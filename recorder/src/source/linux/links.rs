@@ -72,7 +72,7 @@ impl Links {
 
     /// Asks for all interfaces and reads until the kernel says that these were all.
     fn list(&mut self) -> io::Result<Vec<Change>> {
-        sys::send(&self.socket, &list_request())?;
+        sys::send(&self.socket, &list_request(libc::RTM_GETLINK, 0))?;
         let mut changes = Vec::new();
         while !self.receive(0, &mut changes)? {}
         Ok(changes)
@@ -154,20 +154,22 @@ impl Links {
     }
 }
 
-/// RTM_GETLINK for all interfaces.
-fn list_request() -> [u8; HEADER + IFINFOMSG] {
+/// Asks for all that there is of a kind, in messages that bear this number. The header that follows has zeros only, and may be longer
+/// than that of the kind.
+pub(super) fn list_request(kind: u16, number: u32) -> [u8; HEADER + IFINFOMSG] {
     let mut message = [0; HEADER + IFINFOMSG];
     let flags = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
     message[0..4].copy_from_slice(&((HEADER + IFINFOMSG) as u32).to_ne_bytes());
-    message[4..6].copy_from_slice(&libc::RTM_GETLINK.to_ne_bytes());
+    message[4..6].copy_from_slice(&kind.to_ne_bytes());
     message[6..8].copy_from_slice(&flags.to_ne_bytes());
+    message[8..12].copy_from_slice(&number.to_ne_bytes());
     message
 }
 
 /// Splits a datagram into its messages; also whether a list ends in it.
 fn parse(mut bytes: &[u8]) -> (Vec<Change>, bool) {
     let mut changes = Vec::new();
-    while let Some((kind, body, rest)) = take_message(bytes) {
+    while let Some((kind, _, body, rest)) = take_message(bytes) {
         bytes = rest;
         match kind {
             NLMSG_DONE | NLMSG_ERROR => return (changes, true),
@@ -179,12 +181,13 @@ fn parse(mut bytes: &[u8]) -> (Vec<Change>, bool) {
     (changes, false)
 }
 
-/// The first message: its type, its body, and what follows it.
-fn take_message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
+/// The first message: its type, its number, its body, and what follows it.
+pub(super) fn take_message(bytes: &[u8]) -> Option<(u16, u32, &[u8], &[u8])> {
     let length = u32::from_ne_bytes(*bytes.first_chunk()?) as usize;
     let kind = u16::from_ne_bytes(*bytes.get(4..)?.first_chunk()?);
+    let number = u32::from_ne_bytes(*bytes.get(8..)?.first_chunk()?);
     let body = bytes.get(HEADER..length)?;
-    Some((kind, body, bytes.get(length.next_multiple_of(4)..).unwrap_or_default()))
+    Some((kind, number, body, bytes.get(length.next_multiple_of(4)..).unwrap_or_default()))
 }
 
 fn link(body: &[u8]) -> Option<Link> {
@@ -216,7 +219,7 @@ fn link(body: &[u8]) -> Option<Link> {
     Some(link)
 }
 
-fn take_attribute(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
+pub(super) fn take_attribute(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     let length = usize::from(u16::from_ne_bytes(*bytes.first_chunk()?));
     let kind = u16::from_ne_bytes(*bytes.get(2..)?.first_chunk()?);
     let value = bytes.get(4..length)?;

@@ -5,6 +5,7 @@
 //!
 //! `sys` and `mapping` are the only files with `unsafe`.
 
+mod addresses;
 mod filter;
 mod frame;
 mod interfaces;
@@ -16,10 +17,12 @@ mod sys;
 mod transmit;
 
 use std::io;
+use std::net::IpAddr;
 use std::ops::Range;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use self::addresses::Addresses;
 use self::filter::{Class, Filter};
 use self::frame::Frame;
 use self::known::Known;
@@ -30,7 +33,7 @@ use super::{
 };
 use crate::model::{Direction, Interface, InterfaceCounts, InterfaceId, Packet, RealTime, Reception};
 
-pub use interfaces::{interfaces, local_addresses};
+pub use interfaces::interfaces;
 pub use transmit::{Transmitter, wake_in_time};
 
 /// After this time the kernel has handed over every packet that it had: the block timer runs for 10 ms, notices an open
@@ -46,6 +49,7 @@ const CLOCK_STEP_NS: u64 = 10_000_000_000;
 pub struct Capture {
     sources: Vec<Source>,
     links: Links,
+    addresses: Addresses,
     known: Known,
     filter: Filter,
     snap_length: u32,
@@ -121,6 +125,7 @@ impl Capture {
         Ok(Self {
             sources,
             links,
+            addresses: Addresses::open().map_err(Error::List)?,
             known,
             filter,
             snap_length: options.snap_length,
@@ -139,6 +144,16 @@ impl Capture {
     /// What the interfaces are to this machine, in the same order.
     pub fn origins(&self) -> &[InterfaceOrigin] {
         self.known.origins()
+    }
+
+    /// All addresses of this network namespace.
+    pub fn local_addresses(&mut self) -> io::Result<Vec<IpAddr>> {
+        Ok(self.addresses.list()?.into_iter().map(|(_, address)| address).collect())
+    }
+
+    /// The packet sockets.
+    pub fn sockets(&self) -> Vec<RawFd> {
+        self.sources.iter().map(|source| source.ring.fd().as_raw_fd()).collect()
     }
 
     /// What the user should know: where a filter has no meaning, or is costly.

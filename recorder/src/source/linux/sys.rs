@@ -2,10 +2,8 @@
 //!
 //! No decisions here: arguments in, the kernel's answer out.
 
-use std::ffi::CStr;
 use std::io;
-use std::mem::{MaybeUninit, size_of};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::mem::size_of;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
@@ -147,11 +145,11 @@ pub(super) fn bind_netlink(socket: &OwnedFd, groups: u32) -> io::Result<()> {
     bind(socket, &address)
 }
 
-/// Sends one message.
+/// Sends one message to the kernel. By write(2), which needs no address: whoever may not call send(2) can do this.
 pub(super) fn send(socket: &OwnedFd, message: &[u8]) -> io::Result<()> {
     let (data, length) = (message.as_ptr().cast::<c_void>(), message.len());
     // SAFETY: `data` points to `length` readable bytes.
-    let sent = unsafe { libc::send(socket.as_raw_fd(), data, length, 0) };
+    let sent = unsafe { libc::write(socket.as_raw_fd(), data, length) };
     if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
@@ -178,46 +176,4 @@ pub(super) fn poll(entries: &mut [libc::pollfd], timeout: Duration) -> io::Resul
     // SAFETY: `data` points to `length` entries, `timeout` outlives the call, and no signal mask is given.
     let ready = checked(unsafe { libc::ppoll(data, length, &raw const timeout, std::ptr::null()) })?;
     Ok(ready as usize)
-}
-
-/// The addresses of this network namespace, each with the name of its interface.
-pub(super) fn interface_addresses() -> io::Result<Vec<(String, IpAddr)>> {
-    let mut first = MaybeUninit::<*mut libc::ifaddrs>::uninit();
-    // SAFETY: on success the call stores a list there, which is freed below and nowhere else.
-    checked(unsafe { libc::getifaddrs(first.as_mut_ptr()) })?;
-    // SAFETY: the call succeeded, so the pointer is initialised.
-    let first = unsafe { first.assume_init() };
-    let mut found = Vec::new();
-    let mut entry = first;
-    // SAFETY: `entry` is null or a node of the list, which is alive until freeifaddrs.
-    while let Some(node) = unsafe { entry.as_ref() } {
-        // SAFETY: getifaddrs(3): `ifa_name` is a NUL-terminated string that lives as long as the list.
-        let name = unsafe { CStr::from_ptr(node.ifa_name) };
-        if let Some(address) = ip_of(node.ifa_addr) {
-            found.push((name.to_string_lossy().into_owned(), address));
-        }
-        entry = node.ifa_next;
-    }
-    // SAFETY: `first` came from getifaddrs, is freed once, and nothing borrowed from the list is left.
-    unsafe { libc::freeifaddrs(first) };
-    Ok(found)
-}
-
-/// The IP address in a socket address that getifaddrs gave.
-fn ip_of(address: *const libc::sockaddr) -> Option<IpAddr> {
-    // SAFETY: null, or a socket address of the list that is alive for the time of this call.
-    let family = c_int::from(unsafe { address.as_ref() }?.sa_family);
-    match family {
-        libc::AF_INET => {
-            // SAFETY: the family says that it is a sockaddr_in; glibc and musl align all of them alike.
-            let v4 = unsafe { address.cast::<libc::sockaddr_in>().read_unaligned() };
-            Some(IpAddr::V4(Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr))))
-        }
-        libc::AF_INET6 => {
-            // SAFETY: the family says that it is a sockaddr_in6.
-            let v6 = unsafe { address.cast::<libc::sockaddr_in6>().read_unaligned() };
-            Some(IpAddr::V6(Ipv6Addr::from(v6.sin6_addr.s6_addr)))
-        }
-        _ => None,
-    }
 }

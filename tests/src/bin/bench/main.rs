@@ -65,7 +65,7 @@ fn plan(arguments: Vec<String>) -> Option<Plan> {
         quick: false,
         rounds: 5,
         write: None,
-        tools: vec![Tool::Tcpdump, Tool::Dumpcap, Tool::Recorder],
+        tools: vec![Tool::Tcpdump, Tool::Dumpcap, Tool::Recorder, Tool::Unrestricted],
     };
     let mut arguments = arguments.into_iter();
     while let Some(argument) = arguments.next() {
@@ -73,7 +73,9 @@ fn plan(arguments: Vec<String>) -> Option<Plan> {
             "--quick" => (plan.quick, plan.rounds) = (true, 2),
             "--rounds" => plan.rounds = arguments.next()?.parse().ok().filter(|rounds| *rounds > 0)?,
             "--write" => plan.write = Some(arguments.next()?),
-            "--without-recorder" => plan.tools.retain(|tool| *tool != Tool::Recorder),
+            "--without-recorder" => {
+                plan.tools.retain(|tool| !matches!(tool, Tool::Recorder | Tool::Unrestricted))
+            }
             _ => return None,
         }
     }

@@ -16,6 +16,8 @@ pub(crate) enum Tool {
     Tcpdump,
     Dumpcap,
     Recorder,
+    /// With all the rights that it was started with.
+    Unrestricted,
 }
 
 impl Tool {
@@ -24,6 +26,7 @@ impl Tool {
             Self::Tcpdump => "tcpdump -w",
             Self::Dumpcap => "dumpcap -w",
             Self::Recorder => "recorder, full annotation",
+            Self::Unrestricted => "the same, --sandbox off",
         }
     }
 
@@ -39,12 +42,15 @@ impl Tool {
             Self::Recorder => {
                 command.args(["record", "-q", "--force", "-B", "64", "-i", interface, "-w", file])
             }
+            Self::Unrestricted => command
+                .args(["record", "-q", "--force", "-B", "64", "-i", interface, "-w", file])
+                .args(["--sandbox", "off"]),
         };
         let running = Running::start(&mut command);
         let ready = match self {
             Self::Tcpdump => "listening on",
             Self::Dumpcap => "File: ",
-            Self::Recorder => recorder::READY,
+            Self::Recorder | Self::Unrestricted => recorder::READY,
         };
         running.wait_for_stderr(ready, |line| line.contains(ready));
         running
@@ -60,7 +66,7 @@ impl Tool {
         match self {
             Self::Tcpdump => "tcpdump".into(),
             Self::Dumpcap => "dumpcap".into(),
-            Self::Recorder => recorder::binary(),
+            Self::Recorder | Self::Unrestricted => recorder::binary(),
         }
     }
 }

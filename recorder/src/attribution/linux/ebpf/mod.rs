@@ -6,17 +6,17 @@ mod offsets;
 pub(crate) mod sys;
 
 use std::io;
+use std::os::fd::AsFd;
 
-use aya::maps::{Array, HashMap, MapData, MapError, RingBuf};
+use aya::maps::{HashMap, Map, MapData, MapError, RingBuf};
 use aya::{Btf, Ebpf, EbpfLoader};
 use recorder_shared::{
-    CONTROL_EPOCH, CONTROL_LOST, KIND_CLOSE, KIND_FLOW, KIND_LISTEN, KIND_USE, Offsets,
-    PROCESS_ARGUMENTS_CUT, PROCESS_CGROUP_CUT, PROCESS_TRACKED, ProcessEvent, ProcessEventWithArguments,
-    SOCKET_CLOSED_BY_OTHER, SOCKET_CONNECTS, SOCKET_DRAINED, SOCKET_USER_EXECUTED, SocketEvent,
-    address_to_bytes,
+    KIND_CLOSE, KIND_FLOW, KIND_LISTEN, KIND_USE, Offsets, PROCESS_ARGUMENTS_CUT, PROCESS_CGROUP_CUT,
+    PROCESS_TRACKED, ProcessEvent, ProcessEventWithArguments, SOCKET_CLOSED_BY_OTHER, SOCKET_CONNECTS,
+    SOCKET_DRAINED, SOCKET_USER_EXECUTED, SocketEvent, address_to_bytes,
 };
 
-use self::sys::Wire;
+use self::sys::{Control, Wire};
 use crate::attribution::event::{
     Cookie, Event, Handover, Happening, NetNs, ProcessId, ProcessNews, SocketNews, User,
 };
@@ -117,7 +117,7 @@ pub struct KernelSide {
     // Owns the programs and their links; never read again.
     _ebpf: Ebpf,
     events: RingBuf<MapData>,
-    control: Array<MapData, u64>,
+    control: Control,
     epoch: u64,
     tracked: HashMap<MapData, u32, u64>,
     reports: Vec<Report>,
@@ -145,7 +145,7 @@ impl KernelSide {
         let root = cgroup::open_root().map_err(EbpfError::Cgroup)?;
         let btf = Btf::from_sys_fs().map_err(|error| EbpfError::Load(chain(&error)))?;
         let site = hooks::Site {
-            cgroup: std::os::fd::AsFd::as_fd(&root),
+            cgroup: root.as_fd(),
             btf: &btf,
             tracing_helpers: true,
             accept_parameters: types.parameter_count("inet_csk_accept"),
@@ -174,9 +174,11 @@ impl KernelSide {
             loader.map_max_entries("SOCKETS_BY_COOKIE", 1);
         }
         let mut ebpf = loader.load(OBJECT).map_err(|error| EbpfError::Load(chain(&error)))?;
-        let mut control: Array<_, u64> = Array::try_from(map(&mut ebpf, "CONTROL")?)?;
+        // Open until the programs that refer to it are loaded.
+        let control_map = map(&mut ebpf, "CONTROL")?;
+        let control = control(&control_map)?;
         let epoch = 1;
-        control.set(CONTROL_EPOCH, epoch, 0)?;
+        control.set_epoch(epoch);
         let events = RingBuf::try_from(map(&mut ebpf, "EVENTS")?)?;
         let tracked = HashMap::try_from(map(&mut ebpf, "TRACKED")?)?;
         let reports = hooks::attach_all(&mut ebpf, site);
@@ -202,29 +204,29 @@ impl KernelSide {
     }
 
     /// How many events the ring could not take, since the start.
-    pub fn lost(&self) -> Result<u64, EbpfError> {
-        Ok(self.control.get(&CONTROL_LOST, 0)?)
+    pub fn lost(&self) -> u64 {
+        self.control.lost()
     }
 
     /// Has every socket and process announced anew when it is next used, which mends what a loss left unknown.
-    pub fn announce_anew(&mut self) -> Result<(), EbpfError> {
+    pub fn announce_anew(&mut self) {
         self.epoch += 1;
-        self.control.set(CONTROL_EPOCH, self.epoch, 0)?;
-        Ok(())
+        self.control.set_epoch(self.epoch);
     }
 
-    /// From now until [`Self::stop_tracking_children`], whatever this process forks is tracked with all descendants.
-    pub fn track_children(&mut self) -> Result<(), EbpfError> {
-        Ok(self.tracked.insert(std::process::id(), 0, 0)?)
-    }
-
-    /// Ends [`Self::track_children`]; what was forked stays tracked.
-    pub fn stop_tracking_children(&mut self) -> Result<(), EbpfError> {
-        Ok(self.tracked.remove(&std::process::id())?)
+    /// From now on, whatever this process forks is tracked with all descendants.
+    pub fn track_children_of(&mut self, pid: u32) -> Result<(), EbpfError> {
+        Ok(self.tracked.insert(pid, 0, 0)?)
     }
 }
 
-fn map(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map, EbpfError> {
+fn control(map: &Map) -> Result<Control, EbpfError> {
+    let Map::Array(data) = map else { return Err(EbpfError::Load("CONTROL is no array".to_owned())) };
+    let mapped = Control::map(data.fd().as_fd());
+    mapped.map_err(|error| EbpfError::Load(format!("cannot map the array CONTROL: {error}")))
+}
+
+fn map(ebpf: &mut Ebpf, name: &str) -> Result<Map, EbpfError> {
     ebpf.take_map(name).ok_or_else(|| EbpfError::Load(format!("the object has no map {name}")))
 }
 

@@ -3,9 +3,60 @@
 use std::ffi::CString;
 use std::io;
 use std::mem::size_of;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use recorder_shared::{Offsets, ProcessEvent, ProcessEventWithArguments, SocketEvent};
+use recorder_shared::{
+    CONTROL_EPOCH, CONTROL_LOST, CONTROL_WORDS, Offsets, ProcessEvent, ProcessEventWithArguments, SocketEvent,
+};
+
+/// The bytes of the control words: an array map of them is mapped as they are, in whole pages.
+const CONTROL_BYTES: usize = CONTROL_WORDS * size_of::<u64>();
+
+/// The words that both sides read and write, mapped: no system call is needed for them.
+#[derive(Debug)]
+pub(super) struct Control {
+    words: NonNull<[AtomicU64; CONTROL_WORDS]>,
+}
+
+impl Control {
+    /// Maps the control words; the descriptor is that of their map, which has BPF_F_MMAPABLE.
+    pub(super) fn map(descriptor: BorrowedFd<'_>) -> io::Result<Self> {
+        let (access, shared) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
+        // SAFETY: a new mapping at an address that the kernel chooses; nothing that is there is touched.
+        let words =
+            unsafe { libc::mmap(ptr::null_mut(), CONTROL_BYTES, access, shared, descriptor.as_raw_fd(), 0) };
+        if words == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let words = NonNull::new(words.cast()).ok_or(io::ErrorKind::InvalidData)?;
+        Ok(Self { words })
+    }
+
+    fn words(&self) -> &[AtomicU64; CONTROL_WORDS] {
+        // SAFETY: the mapping is there as long as `self`, begins with the words, and is aligned to a page. The kernel side
+        // changes them meanwhile, which atomics allow.
+        unsafe { self.words.as_ref() }
+    }
+
+    /// How many events the ring could not take.
+    pub(super) fn lost(&self) -> u64 {
+        self.words()[CONTROL_LOST as usize].load(Ordering::Relaxed)
+    }
+
+    /// Begins an epoch.
+    pub(super) fn set_epoch(&self, epoch: u64) {
+        self.words()[CONTROL_EPOCH as usize].store(epoch, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made with this address and size, and nothing refers to it any more.
+        unsafe { libc::munmap(self.words.as_ptr().cast(), CONTROL_BYTES) };
+    }
+}
 
 /// Opens a file system's root directory without mounting it anywhere (fsopen(2), fsmount(2); Linux 5.2).
 pub(super) fn open_unmounted(file_system: &str) -> io::Result<OwnedFd> {
