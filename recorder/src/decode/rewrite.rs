@@ -247,7 +247,8 @@ impl Rewrite {
             let udp_length = || u16_at(payload, 4).map(usize::from).filter(|udp| (8..=length).contains(udp));
             let length = if protocol == IpNumber::UDP { udp_length()? } else { length };
             let payload = payload.get_mut(..length)?;
-            payload[place..place + 2].fill(0);
+            // IP may say that there is less than the header that has it.
+            payload.get_mut(place..place + 2)?.fill(0);
             pseudo_header(ip_header, protocol, length).add_slice(payload)
         } else {
             Sum16BitWords::new().add_2bytes(old.map(|byte| !byte)).add_slice(&change.difference)
@@ -372,6 +373,20 @@ mod tests {
             let mut packet = udp(payload);
             rewrite.apply(LinkType::ETHERNET, &mut packet);
             assert_eq!(packet, udp_between([192, 168, 0, 1], [192, 168, 7, 2], payload));
+        }
+    }
+
+    /// Found by the fuzz target `packet`.
+    #[test]
+    fn an_ip_header_that_states_any_length_does_not_make_it_panic() {
+        let rewrite = Rewrite { fix_checksums: true, ..nat(("0.0.0.0", 0), ("1.2.3.4", 32)) };
+        for (whole, place) in [(udp(b"payload"), 16), (tcp6(b"payload"), 18)] {
+            for stated in 0..=whole.len() as u16 {
+                let mut packet = whole.clone();
+                packet[place..place + 2].copy_from_slice(&stated.to_be_bytes());
+                rewrite.apply(LinkType::ETHERNET, &mut packet);
+                assert_eq!(packet.len(), whole.len());
+            }
         }
     }
 
