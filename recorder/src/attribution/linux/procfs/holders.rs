@@ -194,10 +194,28 @@ fn has_descriptors(process: &Process) -> bool {
 
 /// The name of the thread group's leader, as bytes. None if the process is gone.
 fn comm(process: &Process) -> Option<Vec<u8>> {
-    let mut name = Vec::new();
-    process.open_relative("comm").ok()?.read_to_end(&mut name).ok()?;
+    let mut name = bytes_of(process, "comm")?;
     name.pop_if(|last| *last == b'\n');
     Some(name)
+}
+
+/// A file of a process as bytes: it chooses its name and its cgroups', which need not be text. None if it is gone.
+fn bytes_of(process: &Process, file: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    process.open_relative(file).ok()?.read_to_end(&mut bytes).ok()?;
+    Some(bytes)
+}
+
+/// The real user id in /proc/PID/status. The kernel escapes line breaks in the name, which stands before it.
+fn real_uid(status: &[u8]) -> Option<u32> {
+    let ids = status.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"Uid:"))?;
+    std::str::from_utf8(ids).ok()?.split_ascii_whitespace().next()?.parse().ok()
+}
+
+/// The path of the cgroup of version 2 in /proc/PID/cgroup; empty if there is none.
+fn unified_cgroup(cgroups: &[u8]) -> Vec<u8> {
+    let path = cgroups.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"0::"));
+    path.unwrap_or_default().to_vec()
 }
 
 /// The path of the executable; empty if it cannot be read.
@@ -207,13 +225,6 @@ fn path(process: &Process) -> Vec<u8> {
     path.strip_suffix(b" (deleted)").map(<[u8]>::to_vec).unwrap_or(path)
 }
 
-/// The path of its cgroup of version 2; empty if it has none.
-fn cgroup(process: &Process) -> Vec<u8> {
-    let cgroups = process.cgroups().map(|cgroups| cgroups.0).unwrap_or_default();
-    let unified = cgroups.into_iter().find(|cgroup| cgroup.hierarchy == 0);
-    unified.map(|cgroup| cgroup.pathname.into_bytes()).unwrap_or_default()
-}
-
 fn describe(process: &Process, stat: &Stat, known: &Known, start_boottime_ns: u64) -> Option<ProcessNews> {
     Some(ProcessNews {
         id: known.id,
@@ -221,8 +232,8 @@ fn describe(process: &Process, stat: &Stat, known: &Known, start_boottime_ns: u6
         start_boottime_ns,
         exec_id: known.programs,
         parent_pid: u32::try_from(stat.ppid).ok()?,
-        uid: process.status().ok()?.ruid,
-        cgroup: cgroup(process),
+        uid: real_uid(&bytes_of(process, "status")?)?,
+        cgroup: unified_cgroup(&bytes_of(process, "cgroup").unwrap_or_default()),
         older_cgroups: Vec::new(),
         comm: known.comm.clone(),
         path: known.path.clone(),
@@ -252,6 +263,17 @@ mod tests {
         {
             assert_eq!(socket_inode(link), None);
         }
+    }
+
+    #[test]
+    fn what_stands_behind_a_name_that_is_no_text_is_read_all_the_same() {
+        let status =
+            b"Name:\t\xff\xfe:\\nUid:\t0\nUmask:\t0022\nPid:\t7\nUid:\t1000\t1001\t1002\t1003\nGid:\t5\n";
+        assert_eq!(real_uid(status), Some(1000));
+        assert_eq!(real_uid(b"Name:\tcat\n"), None);
+        let cgroups = b"12:pids:/old\n1:name=systemd:/a\n0::/user.slice/\xff\n";
+        assert_eq!(unified_cgroup(cgroups), b"/user.slice/\xff");
+        assert_eq!(unified_cgroup(b"1:cpu:/a\n"), b"");
     }
 
     #[test]
