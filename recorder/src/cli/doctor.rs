@@ -10,6 +10,8 @@ mod system;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use super::text;
+
 /// The arguments of `recorder doctor`.
 #[derive(Debug, clap::Args)]
 pub struct DoctorArgs {
@@ -46,8 +48,7 @@ struct Examination {
 pub fn run(args: &DoctorArgs, out: &mut dyn Write) -> io::Result<ExitCode> {
     let Examination { findings, verdict, can_record, can_attribute } = system::examine();
     if args.json {
-        serde_json::to_writer_pretty(&mut *out, &findings)?;
-        writeln!(out)?;
+        writeln!(out, "{}", text::json(serde_json::to_string_pretty(&findings)?))?;
     } else {
         findings.iter().try_for_each(|finding| write_finding(finding, out))?;
         writeln!(out, "\n{verdict}")?;

@@ -17,8 +17,8 @@ use std::{iter, thread};
 
 use clap::{Arg, ArgAction, ArgGroup, Args, Parser};
 
-use super::ignore_broken_pipe;
 use super::record::{self, RecordArgs};
+use super::{ignore_broken_pipe, text};
 use crate::model::LinkType;
 use crate::source::{self, InterfaceDetails};
 
@@ -127,7 +127,7 @@ fn obey(mut call: Call) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Nobody can be told that standard error is closed.
-            let _ = writeln!(io::stderr(), "recorder: {error}");
+            let _ = writeln!(io::stderr(), "recorder: {}", text::message(&error));
             ExitCode::from(2)
         }
     }

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use super::text;
 use crate::model::LinkType;
 use crate::source::{self, InterfaceDetails};
 
@@ -36,8 +37,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> io::Result<()> {
 
 fn write_json(interfaces: &[InterfaceDetails], out: &mut dyn Write) -> io::Result<()> {
     let entries: Vec<_> = interfaces.iter().map(entry).collect();
-    serde_json::to_writer_pretty(&mut *out, &entries)?;
-    writeln!(out)
+    writeln!(out, "{}", text::json(serde_json::to_string_pretty(&entries)?))
 }
 
 fn entry(interface: &InterfaceDetails) -> Entry<'_> {
@@ -71,9 +71,9 @@ fn write_table(interfaces: &[InterfaceDetails], out: &mut dyn Write) -> io::Resu
 
 fn row(interface: &InterfaceDetails) -> [String; 6] {
     let mut last: Vec<String> = interface.addresses.iter().map(ToString::to_string).collect();
-    last.extend(interface.description.as_deref().map(|text| format!("({})", text.escape_debug())));
+    last.extend(interface.description.as_deref().map(|text| format!("({})", text::safe(text))));
     [
-        interface.name.clone(),
+        text::safe(&interface.name),
         if interface.is_up { "up" } else { "down" }.to_owned(),
         link_type_name(interface.link_type).to_owned(),
         interface.mtu.to_string(),
@@ -133,7 +133,7 @@ mod tests {
         let expected = "\
 NAME  STATE  LINK      MTU    MAC                ADDRESSES
 lo    up     ETHERNET  65536  -                  127.0.0.1 ::1
-tun0  down   RAW       1420   02:00:00:00:00:ff  (to the \\u{1b}lab)
+tun0  down   RAW       1420   02:00:00:00:00:ff  (to the \\x1blab)
 ";
         assert_eq!(String::from_utf8(out).unwrap(), expected);
     }

@@ -120,7 +120,7 @@ pub fn run(cli: Cli) -> ExitCode {
     };
     result.unwrap_or_else(|error| {
         // Nobody can be told that standard error is closed.
-        let _ = writeln!(io::stderr(), "recorder: {error}");
+        let _ = writeln!(io::stderr(), "recorder: {}", text::message(&error.to_string()));
         ExitCode::from(error.exit_code())
     })
 }

@@ -201,7 +201,7 @@ impl Reading {
         let notes = self.packets.as_ref().map(PacketFilter::notes).unwrap_or_default();
         for note in notes.iter().skip(self.notes_told) {
             // Nobody can be told that standard error is closed.
-            let _ = writeln!(io::stderr(), "recorder: {note}");
+            let _ = writeln!(io::stderr(), "recorder: {}", text::message(note));
         }
         self.notes_told = notes.len();
     }
@@ -300,7 +300,7 @@ fn json(args: &ReplayArgs, report: &Report, exit_code: u8) -> Result<(), Error> 
         refused: report.refused,
         exit_code,
     };
-    let line = serde_json::to_string(&object).map_err(io::Error::from)?;
+    let line = text::json(serde_json::to_string(&object).map_err(io::Error::from)?);
     // Nobody can be told that standard error is closed.
     let _ = writeln!(io::stderr(), "{line}");
     Ok(())

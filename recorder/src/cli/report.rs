@@ -5,6 +5,7 @@ use std::os::unix::process::ExitStatusExt;
 
 use serde::Serialize;
 
+use super::text;
 use crate::model::{Found, InterfaceCounts, Process, Reason};
 use crate::pcapng::annotation::{escape_name, escape_text};
 use crate::pipeline::{Finished, Why};
@@ -140,7 +141,7 @@ pub fn line(finished: &Finished, exit_code: u8) -> serde_json::Result<String> {
             .collect(),
         busiest: busiest.map(|(of, packets)| process(of, packets)).collect(),
     };
-    serde_json::to_string(&report)
+    serde_json::to_string(&report).map(text::json)
 }
 
 /// Why it ended, in the words of the report.

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use self::line::Line;
 use super::color::Color;
 use super::selection::{AFTER_HELP, SelectionArgs};
-use super::{Error, ignore_broken_pipe, late, open_selected};
+use super::{Error, ignore_broken_pipe, late, open_selected, text};
 use crate::source::PacketFilter;
 
 /// Arguments of `recorder show`.
@@ -71,7 +71,7 @@ pub fn run(args: &ShowArgs, out: &mut dyn Write) -> Result<ExitCode, Error> {
     let _ = out.into_parts();
     for note in packets.iter().flat_map(PacketFilter::notes) {
         // Nobody can be told that standard error is closed.
-        let _ = writeln!(io::stderr(), "recorder: {note}");
+        let _ = writeln!(io::stderr(), "recorder: {}", text::message(note));
     }
     failure.map_or(Ok(()), Err)?;
     late(&args.file, selected.map_or(0, |filter| filter.misjudged(reader.processes())))?;

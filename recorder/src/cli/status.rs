@@ -128,7 +128,7 @@ impl Screen {
 
 /// Nobody can be told that standard error is closed.
 fn print_line(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
+    let _ = writeln!(std::io::stderr(), "{}", text::message(text));
 }
 
 impl Observer for Screen {

@@ -104,6 +104,30 @@ pub fn unit(name: &str) -> String {
     safe(name).replace(r"\x5c", r"\")
 }
 
+/// What is said on standard error: lines, each as [`unit`]. It may quote a file, its name, or an interface's.
+pub fn message(text: &str) -> String {
+    text.split('\n').map(unit).collect::<Vec<_>>().join("\n")
+}
+
+/// JSON that cannot steer a terminal either: serde_json escapes control characters, but for those above U+007E; they and all
+/// that cannot be seen become `\uNNNN`. They stand in strings only, so it means the same.
+pub fn json(json: String) -> String {
+    let stays = |letter: char| matches!(letter, ' '..='~' | '\n') || !annotation::is_hidden(letter);
+    if json.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\n')) {
+        return json;
+    }
+    let mut text = String::with_capacity(json.len() + 16);
+    for letter in json.chars() {
+        match stays(letter) {
+            true => text.push(letter),
+            false => {
+                text.extend(letter.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")))
+            }
+        }
+    }
+    text
+}
+
 /// The address of the other end of a packet: of its receiver for who sent it, of its sender for who received
 /// it.
 pub fn peer(packet: &IpPacket, is_sender: bool) -> IpAddr {
@@ -162,6 +186,32 @@ mod tests {
             assert_eq!(spelled(|to| protocol(to, &Decoded::NotIp(ether_type))), word);
         }
         assert_eq!(spelled(|to| protocol(to, &decode::packet(LinkType::RAW_IP, &[]))), "?");
+    }
+
+    #[test]
+    fn no_message_steers_a_terminal_and_its_lines_and_backslashes_stay() {
+        let text = "cannot read a\x1b]0;x\x07\u{9b}m\u{202e}b:\n  C:\\x5c \\n";
+        let expected = "cannot read a\\x1b]0;x\\x07\\xc2\\x9bm\\xe2\\x80\\xaeb:\n  C:\\x5c \\n";
+        assert_eq!(message(text), expected);
+    }
+
+    #[test]
+    fn json_means_the_same_without_a_character_that_steers_a_terminal() {
+        let names = [
+            "plain",
+            "\x1b[31m",
+            "\u{9b}31m",
+            "a\u{7f}b",
+            "\u{202e}gpj",
+            "\u{e0041}",
+            "größe 日本",
+            "\"\\\n",
+        ];
+        let text = json(serde_json::to_string(&names).unwrap());
+        assert!(text.chars().all(|letter| matches!(letter, ' '..='~') || letter.is_alphabetic()), "{text}");
+        assert_eq!(serde_json::from_str::<Vec<String>>(&text).unwrap(), names);
+        let pretty = serde_json::to_string_pretty(&["\u{9b}"]).unwrap();
+        assert_eq!(json(pretty), "[\n  \"\\u009b\"\n]");
     }
 
     #[test]

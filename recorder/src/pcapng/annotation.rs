@@ -188,9 +188,9 @@ fn is_mark(character: char) -> bool {
     matches!(character, '[' | ']' | '>' | '\u{fe65}' | '\u{ff1e}' | '\u{ff3b}' | '\u{ff3d}')
 }
 
-/// Whether a character cannot be seen, or changes how others are seen. The ranges are the general category Cf
-/// and the property Default_Ignorable_Code_Point of Unicode 16, and the blank Braille pattern.
-fn is_hidden(character: char) -> bool {
+/// Whether a character cannot be seen, or changes how others are seen; also the backslash, which begins escapes. The ranges are the
+/// general category Cf and the property Default_Ignorable_Code_Point of Unicode 16, and the blank Braille pattern.
+pub fn is_hidden(character: char) -> bool {
     if character == ' ' {
         return false;
     }

@@ -65,13 +65,15 @@ pub(super) fn read(options: &[u8], is_big_endian: bool) -> (Direction, Reception
     (direction, reception, claim)
 }
 
-/// Others comment too, before or after ours; the first that is one of ours counts.
+/// Others comment too, before or after ours; the first that is one of ours counts. One of ours is nobody else's, whatever the
+/// name in it looks like.
 fn read_comment(value: &[u8], claim: &mut Claim) {
     let Ok(comment) = std::str::from_utf8(value) else { return };
-    if claim.line.is_none() {
-        claim.line = annotation::parse(comment);
+    match annotation::parse(comment) {
+        Some(line) => _ = claim.line.get_or_insert(line),
+        None if annotation::parse_effective(comment).is_some() => {}
+        None => foreign::read(comment, &mut claim.foreign),
     }
-    foreign::read(comment, &mut claim.foreign);
 }
 
 fn flags(flags: u32) -> (Direction, Reception) {
@@ -160,6 +162,26 @@ fn index(options: &[u8]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_that_looks_like_the_comment_of_another_program_says_nothing_of_another_process_or_direction() {
+        for name in ["PID=1 TID=2", "PID=1 TID=2 x", "rustnet process=a pid=1 x", "proc a:1, in, x"] {
+            let name = name.as_bytes();
+            for comment in [
+                annotation::one(name, 42),
+                annotation::two(Some((name, 42)), None),
+                annotation::effective(name, 42),
+            ] {
+                let mut options =
+                    [code::COMMENT.to_le_bytes(), (comment.len() as u16).to_le_bytes()].concat();
+                options.extend(comment.as_bytes());
+                options.resize(options.len().next_multiple_of(4) + 4, 0);
+                let (direction, _, claim) = read(&options, false);
+                assert_eq!((direction, &claim.foreign), (Direction::Unknown, &None), "{comment}");
+                assert_eq!(claim.line, annotation::parse(&comment), "{comment}");
+            }
+        }
+    }
 
     #[test]
     fn the_options_of_some_processes_seldom_share_a_place() {

@@ -128,8 +128,8 @@ pub(super) fn print(out: &mut impl Write, frame: u64, record: &Record<'_>) -> io
         receiver: OwnerJson::of(receiver, record.processes),
     };
     object.add_headers(&decoded);
-    serde_json::to_writer(&mut *out, &object)?;
-    out.write_all(b"\n")
+    let line = text::json(serde_json::to_string(&object)?) + "\n";
+    out.write_all(line.as_bytes())
 }
 
 impl PacketJson<'_> {

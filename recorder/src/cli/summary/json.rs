@@ -5,6 +5,7 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
+use super::super::text;
 use super::connections::TcpCounts;
 use super::rows::{ConnectionRow, Row};
 use super::totals::{Limits, Totals, Volume};
@@ -130,7 +131,6 @@ pub(super) fn print(out: &mut dyn Write, summary: &Summary) -> io::Result<()> {
         limits: totals.limits,
         beyond: Beyond::of(totals),
     };
-    let mut text = serde_json::to_vec(&object)?;
-    text.push(b'\n');
-    out.write_all(&text)
+    let line = text::json(serde_json::to_string(&object)?) + "\n";
+    out.write_all(line.as_bytes())
 }
