@@ -3,7 +3,7 @@
 CARGO ?= cargo
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-long readers wiresharks test-kernels samples deb test-deb accuracy bench bench-procfs bench-compression bench-reading bench-replay
-.PHONY: install-deps check-macos ebpf lint doc
+.PHONY: install-deps check-macos ebpf fuzz lint doc
 
 help:
 	@echo 'make demo          build, record a few short-lived programs, show who sent what'
@@ -21,6 +21,7 @@ help:
 	@echo 'make bench-compression  measure size and CPU by level of compression (root; minutes)'
 	@echo 'make bench-replay  measure how fast and how well in time recordings are sent, beside tcpreplay (root)'
 	@echo 'make bench-reading  measure how fast a file of a gigabyte is printed, against tcpdump (root; minutes)'
+	@echo 'make fuzz          run each fuzz target for ten minutes, or as long as is said: make fuzz SECONDS=60 TARGETS="read copy"'
 	@echo 'make lint          format, clippy, as CI does'
 	@echo 'make check-macos   type-check for aarch64-apple-darwin and x86_64-apple-darwin (rustup)'
 	@echo 'make doc           documentation, warnings are errors'
@@ -108,6 +109,13 @@ bench-reading:
 	sh tests/install-deps test
 	$(CARGO) build --release --workspace --bins
 	sh tests/run-built release bench reading --write docs/PERFORMANCE.md
+
+# How long each runs, and which; all if none is named.
+SECONDS ?= 600
+TARGETS ?=
+fuzz:
+	sh tests/install-deps fuzz
+	sh fuzz/run $(SECONDS) $(TARGETS)
 
 lint:
 	$(CARGO) fmt --all --check

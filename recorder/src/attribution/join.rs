@@ -407,8 +407,12 @@ mod asking;
 mod bound;
 mod holds;
 mod losses;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 mod simulator;
 mod sockets;
 #[cfg(test)]
 mod tests;
+
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use simulator::play;

@@ -23,3 +23,10 @@ pub mod told;
 pub mod translations;
 
 pub use attributor::Attributor;
+
+/// Container and unit, for the fuzz target `text`.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub fn container_and_unit(path: &str) -> (Option<String>, Option<String>) {
+    (cgroup_path::container(path), cgroup_path::unit(path))
+}

@@ -14,6 +14,9 @@ use crate::output::Output;
 use crate::pcapng::{Annotate, CopyError, Known, ReadError, Rewriter, Rewritten};
 
 pub use log::LogError;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use log::owners;
 
 /// Behind the help of the command.
 const AFTER_HELP: &str = "\

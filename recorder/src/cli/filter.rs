@@ -18,6 +18,9 @@ use crate::selection::ProcessFilter;
 use crate::source::PacketFilter;
 
 pub use split::SplitBy;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use split::file_of;
 
 /// How much gathers before it is written.
 pub(super) const BUFFER: usize = 256 << 10;

@@ -104,7 +104,7 @@ pub fn unit(name: &str) -> String {
     safe(name).replace(r"\x5c", r"\")
 }
 
-/// What is said on standard error: lines, each as [`unit`]. It may quote a file, its name, or an interface's.
+/// What is said on standard error: lines, each as [`unit()`]. It may quote a file, its name, or an interface's.
 pub fn message(text: &str) -> String {
     text.split('\n').map(unit).collect::<Vec<_>>().join("\n")
 }

@@ -22,7 +22,11 @@ pub fn open(path: &Path) -> io::Result<Box<dyn Read>> {
     if path == Path::new("-") { decompressed(io::stdin()) } else { decompressed(File::open(path)?) }
 }
 
-fn decompressed(mut from: impl Read + 'static) -> io::Result<Box<dyn Read>> {
+/// The same for what is open already.
+///
+/// # Errors
+/// If its first bytes cannot be read.
+pub fn decompressed(mut from: impl Read + 'static) -> io::Result<Box<dyn Read>> {
     let mut first = Vec::new();
     (&mut from).take(ZSTD.len() as u64).read_to_end(&mut first)?;
     let is_zstd = first == ZSTD;

@@ -19,7 +19,7 @@ use rustix::io::Errno;
 use compression::Encoder;
 
 pub use compression::{BadCompression, Compression, count_cores, start_workers};
-pub use input::open;
+pub use input::{decompressed, open};
 pub use series::{Series, beside};
 
 /// Read and write for the owner, nothing for others.

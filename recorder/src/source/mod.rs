@@ -21,6 +21,9 @@ pub mod pktap;
 pub use expression::PacketFilter;
 #[cfg(target_os = "linux")]
 pub use linux::{Capture, SETTLING, Transmitter, check, interfaces, wake_in_time};
+#[cfg(all(fuzzing, target_os = "linux"))]
+#[doc(hidden)]
+pub use linux::{link_changes_in, packets_in};
 #[cfg(target_os = "macos")]
 pub use macos::{Capture, check, interfaces};
 

@@ -3,7 +3,8 @@
 //! than the recording: a scan tells of them, while everything goes on.
 //!
 //! Deterministic: the seeds are fixed and the random numbers are its own. The table at the end is the record of what
-//! loss and lateness cost; its column `wrong` is zero, whatever happens.
+//! loss and lateness cost; its column `wrong` is zero, whatever happens. The fuzz target `join` decides instead of the seeds
+//! (`play`), and finds worlds that no seed makes.
 //!
 //! Here is what there is in the world, and the pipeline; what happens in it is in the files of the folder.
 
@@ -14,6 +15,7 @@ mod udp;
 mod world;
 
 use std::collections::BTreeMap;
+#[cfg(test)]
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -24,27 +26,54 @@ use super::*;
 use crate::model::Endpoint;
 
 /// Most of them made a wrong name once; hundreds of others were tried.
+#[cfg(test)]
 const SEEDS: [u64; 29] = [
     2, 11, 13, 14, 204, 338, 359, 387, 394, 401, 506, 737, 7_130, 7_559, 7_715, 7_832, 8_092, 8_378, 8_430,
     40_884, 41_904, 42_040, 100_112, 100_231, 1_373_300, 3_151_953, 3_602_038, 5_000_598, 6_357_872,
 ];
 const ACTIONS: u32 = 1200;
 /// What happened before the recording began.
+#[cfg(test)]
 const ACTIONS_BEFORE: u32 = 150;
 const US: u64 = 1_000;
 const MS: u64 = 1_000_000;
 /// Events of two CPUs are in the wrong order by at most this much.
 const DISORDER: u64 = 5 * US;
 
-/// xorshift64*.
-struct Random(u64);
+/// xorshift64*; or a script of two bytes for each decision, as long as there are some.
+struct Random {
+    state: u64,
+    script: Option<std::vec::IntoIter<[u8; 2]>>,
+}
 
 impl Random {
+    const fn new(seed: u64) -> Self {
+        Self { state: seed, script: None }
+    }
+
+    #[cfg(fuzzing)]
+    fn scripted(script: &[u8]) -> Self {
+        Self { state: 1, script: Some(script.as_chunks().0.to_vec().into_iter()) }
+    }
+
+    const fn is_scripted(&self) -> bool {
+        self.script.is_some()
+    }
+
+    /// Whether there was a script, and all of it was played.
+    fn is_over(&self) -> bool {
+        self.script.as_ref().is_some_and(|script| script.as_slice().is_empty())
+    }
+
     fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 16
+        const SPREAD: u64 = 0x2545_F491_4F6C_DD1D;
+        if let Some(decision) = self.script.as_mut().and_then(Iterator::next) {
+            return u64::from(u16::from_le_bytes(decision)).wrapping_mul(SPREAD) >> 16;
+        }
+        self.state ^= self.state >> 12;
+        self.state ^= self.state << 25;
+        self.state ^= self.state >> 27;
+        self.state.wrapping_mul(SPREAD) >> 16
     }
 
     /// From `low` up to but not including `high`.
@@ -247,7 +276,7 @@ fn check_that_it_stands(join: &Join, question: &Question, answer: Answer, random
 /// The pipeline: each drain takes the events that have come and asks for the packets that have waited long enough.
 /// What it says of the waiting is true: an event that has not come yet is not known.
 fn replay(world: &World, seed: u64, lateness: u64, hold_back: u64, score: &mut Score) {
-    let mut random = Random(seed + 77);
+    let mut random = Random::new(seed + 77);
     let mut arriving: Vec<(u64, &SocketNews)> =
         world.events.iter().map(|news| (news.at.as_ns() + random.within(0, DISORDER), news)).collect();
     arriving.sort_by_key(|(reserved, _)| *reserved);
@@ -290,7 +319,15 @@ fn replay(world: &World, seed: u64, lateness: u64, hold_back: u64, score: &mut S
                 };
                 let answer = join.ask(&question);
                 check_that_it_stands(&join, &question, answer, &mut random);
-                let Some(right) = &packet.right[usize::from(!sent)] else { continue };
+                let end = usize::from(!sent);
+                let Some(right) = &packet.right[end] else { continue };
+                // A scan sees who has it open; that somebody else had used it before may have been lost.
+                let held = if matches!(answer, Answer::Owner(.., Found::Snapshot)) {
+                    &packet.held[end]
+                } else {
+                    right
+                };
+                let right = [&right[..], held].concat();
                 if let Answer::Owner(process, ..) = answer
                     && !right.contains(&process.0)
                 {
@@ -303,7 +340,7 @@ fn replay(world: &World, seed: u64, lateness: u64, hold_back: u64, score: &mut S
                         println!("    {:?}", hold.socket.and_then(|cookie| join.sockets.get(&cookie)));
                     }
                 }
-                score.count(right, answer);
+                score.count(&right, answer);
             }
         }
         join.forget(watermark);
@@ -313,7 +350,7 @@ fn replay(world: &World, seed: u64, lateness: u64, hold_back: u64, score: &mut S
 
 /// Another pipeline: nobody tells anything; it looks now and then, and asks for the packets from before each look.
 fn replay_looks(world: &World, every: usize, seed: u64, score: &mut Score) {
-    let mut random = Random(seed + 78);
+    let mut random = Random::new(seed + 78);
     let mut packets = world.packets.iter().peekable();
     let mut join = Join::default();
     for look in world.looks.iter().step_by(every) {
@@ -347,6 +384,25 @@ fn replay_looks(world: &World, every: usize, seed: u64, score: &mut Score) {
         }
         join.forget(look.began);
     }
+}
+
+/// A world in which these bytes decide what happens, what is lost of the news, and how late they are; for the fuzz target `join`.
+///
+/// # Panics
+/// If the join names a wrong process in it, or does not stand by an answer.
+#[cfg(fuzzing)]
+pub fn play(bytes: &[u8]) {
+    let Some((&[loss, lateness, hold_back, every, before, seed], script)) = bytes.split_first_chunk() else {
+        return;
+    };
+    let of = |choices: [u64; 4], byte: u8| choices[usize::from(byte % 4)];
+    let random = Random::scripted(script);
+    let world = World::of(random, of([0, 10, 100, 500], loss), [u32::from(before), ACTIONS]);
+    let (lateness, hold_back) = (of([0, 1, 20, 100], lateness), of([50, 5, 0, 20], hold_back));
+    let mut score = Score::default();
+    replay(&world, seed.into(), lateness * MS, hold_back * MS, &mut score);
+    replay_looks(&world, of([1, 2, 8, 3], every) as usize, seed.into(), &mut score);
+    assert_eq!(score.wrong, 0, "wrong names: {score:?}");
 }
 
 #[test]

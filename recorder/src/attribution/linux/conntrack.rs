@@ -74,9 +74,20 @@ fn ask(socket: &Socket, flow: &Flow) -> io::Result<Option<Flow>> {
     // The kernel has answered by the time that the call returns.
     let mut answer = Vec::with_capacity(ANSWER_BYTES);
     socket.recv(&mut answer, libc::MSG_DONTWAIT)?;
-    let answer = NetlinkMessage::<NetfilterMessage>::deserialize(&answer)
+    read_answer(flow, &answer)
+}
+
+fn read_answer(flow: &Flow, answer: &[u8]) -> io::Result<Option<Flow>> {
+    let answer = NetlinkMessage::<NetfilterMessage>::deserialize(answer)
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
     Ok(translation(flow, &answer))
+}
+
+/// What an answer says, for the fuzz target `kernel`.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub fn answer(flow: &Flow, answer: &[u8]) -> Option<Flow> {
+    read_answer(flow, answer).ok().flatten()
 }
 
 fn question(flow: &Flow) -> NetfilterMessage {

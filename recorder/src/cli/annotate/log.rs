@@ -26,6 +26,8 @@ const WITH_PORTS: [Protocol; 6] =
 const LONGEST_LINE: u64 = 1 << 20;
 /// The most entries: some 500 MiB of memory.
 const MOST_ENTRIES: usize = 4_000_000;
+/// The most bytes that the processes of a log may take, about.
+const MOST_PROCESS_BYTES: usize = 512 << 20;
 
 /// Why a log cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -115,8 +117,19 @@ fn text_only<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<String>
 /// # Errors
 /// If it cannot be read, or a line of it makes no sense: a log that is half understood could name the wrong process.
 pub(super) fn read(path: &Path) -> Result<Log, LogError> {
+    let from = File::open(path).map_err(|source| LogError::Read { path: path.to_owned(), source })?;
+    read_from(BufReader::new(from), path)
+}
+
+/// The lines of a log, for the fuzz target `log`: what they tell of a packet.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub fn owners(log: &[u8], packet: &decode::Decoded, time: RealTime) -> Option<Attribution> {
+    Some(read_from(log, Path::new("log")).ok()?.connections.attribute(packet, time))
+}
+
+fn read_from(mut from: impl BufRead, path: &Path) -> Result<Log, LogError> {
     let failed = |source| LogError::Read { path: path.to_owned(), source };
-    let mut from = BufReader::new(File::open(path).map_err(failed)?);
     let mut processes = Interned::default();
     let mut entries = Vec::new();
     let mut bytes = Vec::new();
@@ -139,6 +152,12 @@ pub(super) fn read(path: &Path) -> Result<Log, LogError> {
         }
         let parsed: Line = serde_json::from_slice(&bytes).map_err(|error| bad(error.to_string()))?;
         entries.extend(parsed.entry(&mut processes).map_err(bad)?);
+        if processes.bytes > MOST_PROCESS_BYTES {
+            return Err(bad(format!(
+                "the processes up to it take more than {} MiB of memory",
+                MOST_PROCESS_BYTES >> 20
+            )));
+        }
     }
     Ok(Log {
         name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
@@ -184,14 +203,27 @@ struct Interned {
     table: ProcessTable,
     /// By process id, name, and start.
     known: HashMap<(u32, Vec<u8>, Option<RealTime>), ProcessIndex>,
+    /// How many they take, about.
+    bytes: usize,
 }
 
 impl Interned {
     /// The first line that names a process tells of it.
     fn index(&mut self, process: Process) -> ProcessIndex {
         let key = (process.pid, process.name.clone(), process.start);
-        *self.known.entry(key).or_insert_with(|| self.table.push(process))
+        *self.known.entry(key).or_insert_with(|| {
+            self.bytes += bytes_of(&process);
+            self.table.push(process)
+        })
     }
+}
+
+/// How much memory a process takes, about; its name is there twice.
+fn bytes_of(process: &Process) -> usize {
+    let Process { name, path, cgroup, container, unit, command_line, .. } = process;
+    let texts = [cgroup, container, unit].into_iter().flatten().map(String::len).sum::<usize>();
+    let arguments = command_line.as_ref().map_or(0, |line| line.bytes.len());
+    2 * (size_of::<Process>() + name.len()) + path.as_ref().map_or(0, Vec::len) + texts + arguments
 }
 
 impl Line {
@@ -315,6 +347,33 @@ mod tests {
             OURS.replace("tcp", "47").replace("10.0.0.1:1", "10.0.0.1").replace("10.0.0.2:2", "10.0.0.2");
         assert_eq!(entry(&gre).unwrap().unwrap().flow.protocol, Protocol(47));
         assert_eq!(entry(&OURS.replace("tcp", "quic")), Err("`quic` is no protocol".to_owned()));
+    }
+
+    #[test]
+    fn a_log_of_processes_with_endless_names_is_refused_before_it_fills_the_memory() {
+        // As a compressed pipe might give them: what is read is made here.
+        struct Endless {
+            number: u32,
+            name: String,
+            rest: Vec<u8>,
+        }
+        impl Read for Endless {
+            fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+                if self.rest.is_empty() {
+                    self.number += 1;
+                    let name = format!("\"pid\":{},\"name\":\"x\",\"cgroup\":\"{}\"", self.number, self.name);
+                    self.rest = (OURS.replace("\"pid\":5", &name) + "\n").into_bytes();
+                }
+                let length = into.len().min(self.rest.len());
+                into[..length].copy_from_slice(&self.rest[..length]);
+                self.rest.drain(..length);
+                Ok(length)
+            }
+        }
+        let endless = Endless { number: 0, name: "a".repeat(900_000), rest: Vec::new() };
+        let from = BufReader::with_capacity(1 << 20, endless);
+        let error = read_from(from, Path::new("log")).err().unwrap().to_string();
+        assert!(error.contains("the processes up to it take more than 512 MiB of memory"), "{error}");
     }
 
     #[test]

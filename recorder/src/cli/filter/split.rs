@@ -265,6 +265,13 @@ impl Files {
     }
 }
 
+/// The name of the file for what has this label, for the fuzz target `text`.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub fn file_of(write: &Path, label: &str) -> PathBuf {
+    Files::default().path(write, label)
+}
+
 /// The names, one a line.
 fn print(paths: &[PathBuf]) -> Result<(), Error> {
     let lines: String = paths.iter().map(|path| text::safe(&path.to_string_lossy()) + "\n").collect();

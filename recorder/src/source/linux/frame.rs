@@ -240,6 +240,25 @@ impl Shape {
     }
 }
 
+/// How many packets a block of a ring has, for the fuzz target `kernel`: each is brought into one of the forms, as `ring.rs` does.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub fn packets_in(block: &mut [u8]) -> usize {
+    let Ok(mut walk) = Walk::begin(block) else { return 0 };
+    let mut packets = 0;
+    while let Ok(Some(frame)) = walk.frame(block) {
+        let link_types = [LinkType::ETHERNET, LinkType::RAW_IP, LinkType::LINUX_SLL2];
+        if let Some(shape) = frame.shape(block, link_types[usize::from(frame.hardware) % 3]) {
+            assert!(block.get(shape.cut(96).bytes).is_some(), "it lies in the block");
+        }
+        packets += 1;
+        if walk.step(block).is_err() {
+            break;
+        }
+    }
+    packets
+}
+
 fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
 }

@@ -166,6 +166,13 @@ pub(super) fn list_request(kind: u16, number: u32) -> [u8; HEADER + IFINFOMSG] {
     message
 }
 
+/// How many changes a datagram of rtnetlink tells of, for the fuzz target `kernel`.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub fn link_changes_in(datagram: &[u8]) -> usize {
+    parse(datagram).0.len()
+}
+
 /// Splits a datagram into its messages; also whether a list ends in it.
 fn parse(mut bytes: &[u8]) -> (Vec<Change>, bool) {
     let mut changes = Vec::new();

@@ -35,6 +35,8 @@ use crate::model::{Direction, Interface, InterfaceCounts, InterfaceId, Packet, R
 
 pub use interfaces::interfaces;
 pub use transmit::{Transmitter, wake_in_time};
+#[cfg(fuzzing)]
+pub use {frame::packets_in, links::link_changes_in};
 
 /// After this time the kernel has handed over every packet that it had: the block timer runs for 10 ms, notices an open
 /// block at its second expiry, and both are rounded up to the tick, which is 10 ms where HZ is 100.

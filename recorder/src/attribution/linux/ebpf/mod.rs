@@ -230,6 +230,13 @@ fn map(ebpf: &mut Ebpf, name: &str) -> Result<Map, EbpfError> {
     ebpf.take_map(name).ok_or_else(|| EbpfError::Load(format!("the object has no map {name}")))
 }
 
+/// One event, for the fuzz target `kernel`.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub fn event(bytes: &[u8]) -> Option<Event> {
+    parse(bytes)
+}
+
 fn parse(bytes: &[u8]) -> Option<Event> {
     if let Some(event) = sys::socket_event(bytes) {
         return socket_news(&event).map(Event::Socket);

@@ -69,24 +69,31 @@ impl SockDiag {
         let mut piece = vec![0; PIECE_BYTES];
         loop {
             let length = self.socket.recv(&mut &mut piece[..], 0)?;
-            let mut rest = piece.get(..length).unwrap_or_default();
-            while !rest.is_empty() {
-                let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest)
-                    .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-                match message.payload {
-                    NetlinkPayload::Done(_) => return Ok(()),
-                    NetlinkPayload::Error(error) => return Err(error.to_io()),
-                    NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
-                        entries.push(entry(&response, protocol));
-                    }
-                    _ => {}
-                }
-                // Messages are padded to four bytes (NLMSG_ALIGN).
-                let used = (message.header.length as usize).next_multiple_of(4).max(4);
-                rest = rest.get(used..).unwrap_or_default();
+            if read_piece(piece.get(..length).unwrap_or_default(), protocol, entries)? {
+                return Ok(());
             }
         }
     }
+}
+
+/// Reads the messages of one piece; true if the list ends in it.
+pub(super) fn read_piece(mut piece: &[u8], protocol: u8, entries: &mut Vec<Entry>) -> io::Result<bool> {
+    while !piece.is_empty() {
+        let message = NetlinkMessage::<SockDiagMessage>::deserialize(piece)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        match message.payload {
+            NetlinkPayload::Done(_) => return Ok(true),
+            NetlinkPayload::Error(error) => return Err(error.to_io()),
+            NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
+                entries.push(entry(&response, protocol));
+            }
+            _ => {}
+        }
+        // Messages are padded to four bytes (NLMSG_ALIGN).
+        let used = (message.header.length as usize).next_multiple_of(4).max(4);
+        piece = piece.get(used..).unwrap_or_default();
+    }
+    Ok(false)
 }
 
 /// All states, but those of which only the kernel knows: a handshake, and the time after the end.
