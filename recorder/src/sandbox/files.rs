@@ -41,7 +41,12 @@ fn enforce(needs: &Needs) -> Result<RestrictionStatus, RulesetError> {
         .scope(Scope::from_all(ABI::V6))?
         .create()?;
     allow(&mut ruleset, &needs.read, AccessFs::ReadFile | AccessFs::ReadDir);
-    let written = AccessFs::MakeReg | AccessFs::WriteFile | AccessFs::RemoveFile | AccessFs::Truncate;
+    // A file is opened for reading too: on a full disk its last blocks are looked at again.
+    let written = AccessFs::MakeReg
+        | AccessFs::ReadFile
+        | AccessFs::WriteFile
+        | AccessFs::RemoveFile
+        | AccessFs::Truncate;
     allow(&mut ruleset, &needs.write_in, written);
     ruleset.restrict_self()
 }
