@@ -120,7 +120,7 @@ const WRITING: &[Call] = &[
     (libc::SYS_fchown, Any),
     (libc::SYS_fsync, Any),
     (libc::SYS_ftruncate, Any), // a full disk: the last packets make room for the counters
-    (libc::SYS_openat, Any), // which ones is for Landlock to say
+    (libc::SYS_openat, Any),    // which ones is for Landlock to say
     (libc::SYS_unlinkat, Any),
     #[cfg(target_arch = "x86_64")]
     (libc::SYS_unlink, Any),
