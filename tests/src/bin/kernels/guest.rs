@@ -22,7 +22,8 @@ pub(crate) const RECORDING: &str = "pcapng";
 pub(crate) const TRUTH: &str = "jsonl";
 pub(crate) const FAILURE: &str = "failure";
 
-/// A word on the kernel's command line, of which it makes a variable for the first process: no story but those of samples.
+/// A word on the kernel's command line, of which it makes a variable for the first process: the stories of samples
+/// are played, and no others.
 pub(crate) const ONLY_SAMPLES: &str = "ONLY_SAMPLES";
 
 /// Runs everything, in the guest.
@@ -30,8 +31,8 @@ pub(crate) fn run_all(out: &Path) {
     let doctor = run(Command::new(recorder::binary()).args(["doctor", "--json"]));
     fs::write(out.join(DOCTOR), &doctor.stdout).expect("cannot write");
     // The line that the kernel was booted with says so.
-    let stories = if std::env::var_os(ONLY_SAMPLES).is_some() { &[][..] } else { &STORIES[..] };
-    play_all(stories.iter().chain(&SAMPLES), out);
+    let stories = if std::env::var_os(ONLY_SAMPLES).is_some() { &SAMPLES[..] } else { &STORIES[..] };
+    play_all(stories.iter(), out);
 }
 
 /// Plays stories; leaves in a folder what came of each, and which kernel this is.
