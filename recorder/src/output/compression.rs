@@ -135,6 +135,15 @@ impl Zstd {
     }
 }
 
+impl Drop for Zstd {
+    /// The threads are not the context's own, so freeing it does not wait for them: what they are at has to be done by then. After an
+    /// error it may not be.
+    fn drop(&mut self) {
+        let mut nowhere = vec![0; CCtx::out_size()];
+        while let Ok(1..) = self.0.end_stream(&mut OutBuffer::around(nowhere.as_mut_slice())) {}
+    }
+}
+
 impl Operation for Zstd {
     fn run<C: WriteBuf + ?Sized>(
         &mut self,

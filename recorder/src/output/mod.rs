@@ -22,6 +22,9 @@ pub use compression::{BadCompression, Compression, count_cores, start_workers};
 pub use input::{decompressed, open};
 pub use series::{Series, beside};
 
+/// What a file needs before its first packet, about.
+#[cfg(target_os = "linux")]
+const FIRST_BYTES: u64 = 4096;
 /// Read and write for the owner, nothing for others.
 const OWNER_ONLY: u32 = 0o600;
 
@@ -316,6 +319,12 @@ fn create_file(path: &Path, manner: &Manner) -> Result<File, CreateError> {
         remove_regular_file(path)?;
     }
     let file = open_new(path).map_err(|error| explain(path, error))?;
+    if let Err(error) = reserve(&file).map_err(io::Error::from)
+        && is_full(&error)
+    {
+        let _ = std::fs::remove_file(path);
+        return Err(explain(path, error));
+    }
     if let Err(error) = hand_over(&file, manner.owner) {
         // Best effort: the error to tell is the one above.
         let _ = std::fs::remove_file(path);
@@ -327,6 +336,14 @@ fn create_file(path: &Path, manner: &Manner) -> Result<File, CreateError> {
         });
     }
     Ok(file)
+}
+
+/// Has the disk keep room for the first blocks: a file that gets none would stay behind, because its folder is out of reach by then.
+fn reserve(file: &File) -> rustix::io::Result<()> {
+    #[cfg(target_os = "linux")]
+    rustix::fs::fallocate(file, rustix::fs::FallocateFlags::KEEP_SIZE, 0, FIRST_BYTES)?;
+    let _ = file;
+    Ok(())
 }
 
 fn open_new(path: &Path) -> io::Result<File> {

@@ -105,6 +105,9 @@ const CAPTURE: &[Call] = &[
     (libc::SYS_setsockopt, Both((1, libc::SOL_SOCKET as u64), (2, libc::SO_ATTACH_FILTER as u64))),
 ];
 
+/// The file that is written: on a full disk its end is looked at, and its last packets make room for the counters.
+const OUTPUT: &[Call] = &[(libc::SYS_ftruncate, Any), (libc::SYS_pread64, Any)];
+
 /// Files that are read.
 const READING: &[Call] = &[
     (libc::SYS_getdents64, Any),
@@ -119,8 +122,7 @@ const WRITING: &[Call] = &[
     (libc::SYS_fchmod, Any),
     (libc::SYS_fchown, Any),
     (libc::SYS_fsync, Any),
-    (libc::SYS_ftruncate, Any), // a full disk: the last packets make room for the counters
-    (libc::SYS_openat, Any),    // which ones is for Landlock to say
+    (libc::SYS_openat, Any), // which ones is for Landlock to say
     (libc::SYS_unlinkat, Any),
     #[cfg(target_arch = "x86_64")]
     (libc::SYS_unlink, Any),
@@ -176,8 +178,10 @@ fn groups(needs: &Needs) -> Vec<&'static [Call]> {
             groups.push(STARTING);
             return groups;
         }
-        Role::Record => groups.extend([OPENED, CAPTURE, LEAVING]),
-        Role::RecordAndLook => groups.extend([STARTING, OPENED, CAPTURE, LEAVING, LOOKING, NETLINK]),
+        Role::Record => groups.extend([OPENED, CAPTURE, OUTPUT, LEAVING]),
+        Role::RecordAndLook => {
+            groups.extend([STARTING, OPENED, CAPTURE, OUTPUT, LEAVING, LOOKING, NETLINK]);
+        }
         Role::Translate => groups.extend([OPENED, TRANSLATING, NETLINK]),
         Role::Read => groups.extend([OPENED, LIBRARY]),
     }
