@@ -69,9 +69,13 @@ fn socket_events_that_come_while_the_recorder_stands_still_are_counted_and_make_
     must(&mut lab.command(&namespace, "storm", &storm));
     recording.running().signal(SIGCONT);
     must(&mut lab.command(&namespace, "storm", &storm));
-    // One at a time, their events fit the ring.
+    // One at a time, and not faster than the recorder looks: their events fit the ring.
     for _ in 0..20 {
-        must(&mut lab.command(&namespace, "late", &["tcp-client", "127.0.0.1", &server.port]));
+        must(&mut lab.command(
+            &namespace,
+            "late",
+            &["tcp-client", "127.0.0.1", &server.port, "--pause-ms", "50"],
+        ));
     }
     drop(server);
     let report = Report::of(recording.stop(), 1);
