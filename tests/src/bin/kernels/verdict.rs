@@ -57,6 +57,14 @@ pub(crate) fn release(results: &Path) -> String {
     fs::read_to_string(results.join(RELEASE)).expect("the guest tells its kernel")
 }
 
+/// What is missing of the sandbox on each kernel: Landlock came with 5.13, its rules for TCP with 6.7.
+const NO_LANDLOCK: [Option<&str>; 4] = [
+    Some("not Landlock: the kernel does not have it"),
+    Some("Landlock: in part: its rules for TCP need Linux 6.7"),
+    None,
+    None,
+];
+
 /// Every program is attached that the table says, and all others are not needed: nothing is refused.
 fn judge_hooks(name: &str, column: usize, results: &Path) {
     let text = fs::read_to_string(results.join(DOCTOR)).expect("the guest asks the doctor");
@@ -66,7 +74,13 @@ fn judge_hooks(name: &str, column: usize, results: &Path) {
         let is_wanted = |finding: &&Value| wanted.iter().any(|state| finding["state"] == *state);
         findings.iter().filter(is_wanted).cloned().collect::<Vec<Value>>()
     };
-    let refused = in_state(&["missing", "partly"]);
+    let (sandbox, refused): (Vec<_>, Vec<_>) =
+        in_state(&["missing", "partly"]).into_iter().partition(|finding| finding["what"] == "sandbox");
+    let told = sandbox.first().map(|finding| finding["detail"].as_str().unwrap_or_default());
+    match NO_LANDLOCK[column] {
+        None => assert_eq!(told, None, "{name}: the sandbox is whole there"),
+        Some(why) => assert!(told.is_some_and(|told| told.contains(why)), "{name}: {why}: {told:?}"),
+    }
     assert!(refused.is_empty(), "{name}: does not work: {refused:#?}");
     let hooks = |found: Vec<Value>| -> BTreeSet<String> {
         found.iter().filter_map(|finding| finding["what"].as_str()).filter(is_hook).map(Into::into).collect()
