@@ -15,7 +15,7 @@ help:
 	@echo 'make samples       record the samples with kept events anew, on the same kernels (Debian, root; minutes)'
 	@echo 'make deb           build the Debian package (installs cargo-deb by cargo if it is missing)'
 	@echo 'make test-deb      build it, install it on a bare Debian 12 in a folder, record as an ordinary user, remove it (root)'
-	@echo 'make accuracy      how often the owners are right, by scenario; writes docs/ACCURACY.md (root; half an hour or so)'
+	@echo 'make accuracy      how often the owners are right, by scenario; writes docs/ACCURACY.md (root; forty minutes)'
 	@echo 'make bench         measure against tcpdump and dumpcap, and write docs/PERFORMANCE.md (root; minutes)'
 	@echo 'make bench-procfs  measure the look-up of sockets against the listeners crate (root)'
 	@echo 'make bench-compression  measure size and CPU by level of compression (root; minutes)'
