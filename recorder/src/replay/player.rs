@@ -14,8 +14,14 @@ use crate::source::{TransmitError, Transmitter, wake_in_time};
 const AHEAD: usize = 64;
 /// A recording that takes no more memory than this is read once, however often it is sent.
 const MOST_KEPT: usize = 256 << 20;
-/// So long before its time a packet is waited for without sleeping: a sleeper wakes some microseconds late.
-const SPIN: Duration = Duration::from_micros(50);
+/// So long before its time a packet is waited for without sleeping: a sleeper wakes some microseconds late, and on a virtual machine now
+/// and then a millisecond.
+const SPIN: Duration = Duration::from_millis(1);
+/// Who does not sleep, and has a real-time priority, is put to sleep for 50 ms of each second (`sched_rt_runtime_us`, since Linux 6.12
+/// the fair server). So it rests for so long: when it has been awake for [`TIRED`] and there is time, or for [`EXHAUSTED`] in any case.
+const REST: Duration = Duration::from_micros(100);
+const TIRED: Duration = Duration::from_micros(500);
+const EXHAUSTED: Duration = Duration::from_millis(1);
 /// How often a signal is looked for while nothing is due.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -92,7 +98,8 @@ pub fn play<E: Send + 'static>(
     if schedule.waits() {
         wake_in_time();
     }
-    let mut player = Player { transmitter, schedule, stop, empty, begin: None, report: Report::default() };
+    let (begin, slept, report) = (None, Instant::now(), Report::default());
+    let mut player = Player { transmitter, schedule, stop, empty, begin, slept, report };
     let mut unread = None;
     let result = player.run(&receiver, passes, &mut unread);
     let flushed = player.transmitter.flush();
@@ -133,6 +140,8 @@ struct Player<'a> {
     empty: Sender<Batch>,
     /// When the first packet was due.
     begin: Option<Instant>,
+    /// When it slept last.
+    slept: Instant,
     report: Report,
 }
 
@@ -251,15 +260,66 @@ impl Player<'_> {
             self.transmitter.flush()?;
         }
         while let Some(left) = left().filter(|left| !left.is_zero()) {
-            if left <= SPIN {
+            let rest = rest(left, self.slept.elapsed());
+            if rest.is_zero() {
                 std::hint::spin_loop();
             } else if (self.stop)() {
                 return Ok(false);
             } else {
-                thread::sleep((left - SPIN).min(LOOK_EVERY));
+                thread::sleep(rest);
+                self.slept = Instant::now();
             }
         }
         self.report.latest = self.report.latest.max(begin.elapsed().saturating_sub(due));
         Ok(true)
+    }
+}
+
+/// For how long to sleep, if `left` is left until the next packet is due, by one who has been awake for so long; zero for not at all.
+fn rest(left: Duration, awake: Duration) -> Duration {
+    match left.saturating_sub(SPIN) {
+        long if long >= REST => long.min(LOOK_EVERY),
+        _ if awake >= EXHAUSTED || awake >= TIRED && left >= 2 * REST => REST,
+        _ => Duration::ZERO,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How much of the time somebody is awake who waits for packets that follow each other at this distance.
+    fn awake(distance: Duration) -> f64 {
+        let step = Duration::from_micros(1);
+        let (mut slept, mut awake, mut left) = (Duration::ZERO, Duration::ZERO, distance);
+        let whole = Duration::from_secs(1);
+        let mut now = Duration::ZERO;
+        while now < whole {
+            let rest = rest(left, awake);
+            slept += rest;
+            awake = if rest.is_zero() { awake + step } else { Duration::ZERO };
+            let passed = rest.max(step);
+            now += passed;
+            left = left.checked_sub(passed).filter(|left| !left.is_zero()).unwrap_or(distance);
+        }
+        1.0 - slept.as_secs_f64() / now.as_secs_f64()
+    }
+
+    #[test]
+    fn who_waits_is_never_awake_for_so_long_that_the_kernel_puts_it_to_sleep() {
+        for distance in [1, 10, 33, 99, 150, 200, 250, 500, 999, 1000, 1100, 1500, 5000, 100_000] {
+            let awake = awake(Duration::from_micros(distance));
+            assert!(awake < 0.92, "{distance} us between packets: awake for {awake} of the time");
+        }
+    }
+
+    #[test]
+    fn the_last_millisecond_before_a_packet_is_spent_awake_but_for_a_rest_that_ends_in_time() {
+        let ms = Duration::from_millis;
+        assert_eq!(rest(ms(1000), ms(0)), LOOK_EVERY, "a signal is looked for");
+        assert_eq!(rest(ms(5), ms(0)), ms(4));
+        assert_eq!(rest(ms(1), ms(0)), Duration::ZERO);
+        assert_eq!(rest(2 * REST, TIRED), REST);
+        assert_eq!(rest(2 * REST - Duration::from_micros(1), TIRED), Duration::ZERO);
     }
 }
