@@ -1,5 +1,5 @@
 //! The guest's side: asks the recorder what works there, and plays the stories. What came of it is left in a folder:
-//! `doctor.json`, and for each story its recording and what the programs said, or why it could not be played.
+//! `doctor.json`, what came of `--sandbox strict`, and for each story its recording and what the programs said, or why it could not be played.
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,6 +15,8 @@ use crate::stories::{STORIES, Stage, Story};
 
 /// `recorder doctor --json`.
 pub(crate) const DOCTOR: &str = "doctor.json";
+/// The exit code of a recording that insists on the whole sandbox, and below it what that said.
+pub(crate) const STRICT: &str = "strict";
 /// The release of the kernel that runs.
 pub(crate) const RELEASE: &str = "release";
 /// Endings of the names of what a story leaves.
@@ -30,6 +32,11 @@ pub(crate) const ONLY_SAMPLES: &str = "ONLY_SAMPLES";
 pub(crate) fn run_all(out: &Path) {
     let doctor = run(Command::new(recorder::binary()).args(["doctor", "--json"]));
     fs::write(out.join(DOCTOR), &doctor.stdout).expect("cannot write");
+    let strict =
+        ["record", "-q", "-i", "lo", "-a", "duration:1", "--sandbox", "strict", "-w", "/tmp/strict.pcapng"];
+    let strict = run(Command::new(recorder::binary()).args(strict));
+    let code = strict.status.code().expect("it ends by itself");
+    fs::write(out.join(STRICT), format!("{code}\n{}", strict.stderr)).expect("cannot write");
     // The line that the kernel was booted with says so.
     let stories = if std::env::var_os(ONLY_SAMPLES).is_some() { &SAMPLES[..] } else { &STORIES[..] };
     play_all(stories.iter(), out);

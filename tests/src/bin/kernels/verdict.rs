@@ -11,7 +11,7 @@ use recorder_tests::truth;
 use serde_json::Value;
 
 use crate::Kernel;
-use crate::guest::{DOCTOR, FAILURE, RECORDING, RELEASE, TRUTH};
+use crate::guest::{DOCTOR, FAILURE, RECORDING, RELEASE, STRICT, TRUTH};
 use crate::hooks::HOOKS;
 use crate::samples::{SAMPLES, assert_replayed};
 use crate::stories::{STORIES, Story};
@@ -20,7 +20,10 @@ use crate::stories::{STORIES, Story};
 pub(crate) fn judge(kernel: &Kernel, column: usize, results: &Path, of_samples: bool) {
     let release = release(results);
     let name = format!("{} ({release})", kernel.name);
-    let mut checks: Vec<Check<'_>> = vec![Box::new(|| judge_hooks(&name, column, results))];
+    let mut checks: Vec<Check<'_>> = vec![
+        Box::new(|| judge_hooks(&name, column, results)),
+        Box::new(|| judge_strict(&name, column, results)),
+    ];
     if of_samples {
         checks.extend(checks_of_samples(&name, results));
     } else {
@@ -92,6 +95,16 @@ fn judge_hooks(name: &str, column: usize, results: &Path) {
     let all: BTreeSet<String> = HOOKS.iter().map(|(hook, _)| (*hook).into()).collect();
     assert_eq!(hooks(findings.clone()), all, "{name}: the doctor knows (left), the table has (right)");
     say(&format!("{name}: {} hooks attached, as the table says", active.len()));
+}
+
+/// `--sandbox strict` records where the sandbox is whole, and says elsewhere what is missing.
+fn judge_strict(name: &str, column: usize, results: &Path) {
+    let text = fs::read_to_string(results.join(STRICT)).expect("the guest tries it");
+    let (code, said) = text.split_once('\n').unwrap_or((&text, ""));
+    match NO_LANDLOCK[column] {
+        None => assert_eq!(code, "0", "{name}: strict records there: {said}"),
+        Some(_) => assert!(code == "2" && said.contains("Landlock"), "{name}: strict refuses there: {text}"),
+    }
 }
 
 /// Hooks are called `kind/place`; packet capture and other findings have words for names.
