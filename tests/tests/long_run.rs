@@ -22,11 +22,14 @@ const TOOLS: [&str; 3] = ["ip", "trafgen", "tshark"];
 /// How long, if nothing else is said.
 const SECONDS: u64 = 8;
 /// How many programs talk in each round.
-const PROCESSES_PER_ROUND: u64 = 100;
-/// What a process that used a socket may take: it is remembered until the end. Some 700 bytes were seen.
-const BYTES_PER_PROCESS: u64 = 1024;
-/// What the allocator may take at a time.
-const SLACK_BYTES: u64 = 4 << 20;
+const CLIENTS: [(&str, usize); 2] = [("tcp", CONNECTIONS), ("udp", 200)];
+const CONNECTIONS: usize = 10;
+/// So long a closed TCP connection is remembered, and with it who had it.
+const LINGER: Duration = Duration::from_secs(120);
+/// What a connection and its process may take for that time.
+const BYTES_PER_CONNECTION: usize = 4096;
+/// What the allocator may take at a time, and what is remembered of those who are over until it is worth a look.
+const SLACK_BYTES: usize = 4 << 20;
 
 fn duration() -> Duration {
     let seconds =
@@ -46,11 +49,9 @@ fn memory_and_descriptors_stay_as_they_are_and_each_file_accounts_for_its_packet
     let chosen = ["-i", "any", "--name", "client", "-b", "packets:500", "--json", "-w", &some];
     let mut all = Watched::start(&line, &named, lab.path("all.pcapng"), true);
     let mut some = Watched::start(&line, &chosen, lab.path("some.pcapng"), false);
-    let servers = ["tcp", "udp"].map(|protocol| {
-        (
-            protocol,
-            lab.server(&line.there, "server", &[&format!("{protocol}-server"), "--listen", "127.0.0.1:0"]),
-        )
+    let servers = CLIENTS.map(|(protocol, count)| {
+        let arguments = [&format!("{protocol}-server"), "--listen", "127.0.0.1:0"];
+        (protocol, count, lab.server(&line.there, "server", &arguments))
     });
     let (begin, duration) = (Instant::now(), duration());
     let mut rounds = 0;
@@ -73,11 +74,11 @@ fn memory_and_descriptors_stay_as_they_are_and_each_file_accounts_for_its_packet
 }
 
 /// A few hundred sockets and processes, one interface and a burst of packets.
-fn churn(lab: &Lab, line: &Line, servers: &[(&str, Server)], round: u32) {
+fn churn(lab: &Lab, line: &Line, servers: &[(&str, usize, Server)], round: u32) {
     let client = lab.program("client");
-    for (protocol, server) in servers {
-        let to = format!("127.0.0.1:{}", server.port);
-        let storm = ["storm", "--count", "50", "--protocol", protocol, "--to", &to, "--client", &client];
+    for (protocol, count, server) in servers {
+        let (to, count) = (format!("127.0.0.1:{}", server.port), count.to_string());
+        let storm = ["storm", "--count", &count, "--protocol", protocol, "--to", &to, "--client", &client];
         must(&mut lab.command(&line.there, "storm", &storm));
     }
     let (name, peer) = (format!("new{round}"), format!("wen{round}"));
@@ -100,10 +101,10 @@ fn judge_files(lab: &Lab, path: &Path) {
     }
 }
 
-/// All files but the last, which is still written to.
+/// All files but the last two, of which the former may still be written to: a file is created before the one before it is ended.
 fn done(path: &Path) -> Vec<(u32, PathBuf)> {
     let mut files = files(path);
-    files.pop();
+    files.truncate(files.len().saturating_sub(2));
     files
 }
 
@@ -177,8 +178,15 @@ struct Watched {
     recording: Recording,
     path: PathBuf,
     checked: Checked,
-    /// Descriptors, and bytes of memory, after each round.
-    looks: Vec<(usize, u64)>,
+    looks: Vec<Look>,
+}
+
+/// What was seen after a round.
+#[derive(Debug)]
+struct Look {
+    at: Instant,
+    descriptors: usize,
+    memory_bytes: usize,
 }
 
 impl Watched {
@@ -193,8 +201,8 @@ impl Watched {
         let pid = self.recording.running().pid();
         let descriptors = || fs::read_dir(format!("/proc/{pid}/fd")).expect("it runs").count();
         // Between two files it has one more.
-        let least = (0..20).map(|_| descriptors()).min().unwrap_or_default();
-        self.looks.push((least, own_memory(pid)));
+        let descriptors = (0..20).map(|_| descriptors()).min().unwrap_or_default();
+        self.looks.push(Look { at: Instant::now(), descriptors, memory_bytes: own_memory(pid) });
         if self.looks.len() > 2 {
             for (_, file) in done(&self.path) {
                 self.checked.check(&file);
@@ -205,28 +213,37 @@ impl Watched {
 
     /// Ends it. Nothing grew, and the sums over all files are those of its report.
     fn finish(mut self) -> String {
-        let (descriptors, memory): (Vec<usize>, Vec<u64>) = self.looks.iter().copied().unzip();
-        assert!(
-            descriptors.iter().all(|count| *count == descriptors[0]),
-            "descriptors after each round: {descriptors:?}"
-        );
+        let looks = &self.looks;
+        let (first, last) = looks.first().zip(looks.last()).expect("there was a round");
         // At the middle all that has a bound has been used.
-        let (middle, end) = (memory.len() / 2, memory.len());
-        let processes = PROCESSES_PER_ROUND * (end - middle) as u64;
-        let most = memory[middle] + SLACK_BYTES + BYTES_PER_PROCESS * processes;
-        assert!(memory[end - 1] <= most, "bytes of memory after each round, {most} at most: {memory:?}");
+        let middle = &looks[looks.len() / 2];
+        let remembered = |then: &Look| {
+            let is_remembered = |look: &&Look| look.at <= then.at && then.at - look.at < LINGER;
+            CONNECTIONS * looks.iter().filter(is_remembered).count() * BYTES_PER_CONNECTION
+        };
+        let most = middle.memory_bytes + SLACK_BYTES + remembered(last).saturating_sub(remembered(middle));
+        let steady = looks.iter().all(|look| look.descriptors == first.descriptors);
+        assert!(
+            steady && last.memory_bytes <= most,
+            "{most} bytes at the end at most, always as many descriptors: {looks:#?}"
+        );
+        let seen = format!(
+            "{} descriptors, {} to {} KiB of memory",
+            first.descriptors,
+            first.memory_bytes >> 10,
+            last.memory_bytes >> 10
+        );
         let output = self.recording.stop();
         files(&self.path).iter().for_each(|(_, file)| self.checked.check(file));
         let Checked { knows_dropped, files, sums } = self.checked;
         assert_eq!(Counts::told_in(&output, knows_dropped), sums, "all files together\n{output}");
-        let (first, last) = (memory[0] >> 10, memory[end - 1] >> 10);
-        format!("{files} files, {sums:?}; {} descriptors, {first} to {last} KiB of memory", descriptors[0])
+        format!("{files} files, {sums:?}; {seen}")
     }
 }
 
 /// The memory that a process has for itself, without rings that it shares with the kernel.
-fn own_memory(pid: u32) -> u64 {
+fn own_memory(pid: u32) -> usize {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
     let kib = status.lines().find_map(|line| line.strip_prefix("RssAnon:")?.trim().strip_suffix(" kB"));
-    kib.and_then(|kib| kib.parse::<u64>().ok()).expect("a number") << 10
+    kib.and_then(|kib| kib.parse::<usize>().ok()).expect("a number") << 10
 }

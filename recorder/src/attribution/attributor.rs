@@ -17,7 +17,7 @@ use super::translations::{Translated, Translations, Translator};
 use crate::decode::{self, Decoded, FragmentInfo, IpPacket, Transport};
 use crate::model::{
     Attribution, Direction, Endpoint, Flow, Found, LinkType, MonoTime, Owner, Packet, ProcessIndex,
-    ProcessTable, Protocol, Reason,
+    ProcessTable, Protocol, Reason, Renumbering,
 };
 
 /// What is known of a packet besides its bytes.
@@ -207,12 +207,26 @@ impl Attributor {
         self.join.size()
     }
 
-    /// All processes that were announced.
+    /// Forgets processes that are over, unless one of their sockets is still remembered. All others have new indexes then.
+    pub fn forget_processes(&mut self, is_over: impl Fn(ProcessIndex) -> bool) -> Renumbering {
+        let users: HashSet<ProcessIndex> =
+            self.join.users().filter_map(|user| self.known.get(&user).copied()).collect();
+        let renumbering = self.processes.retain(|index| users.contains(&index) || !is_over(index));
+        self.known.retain(|_, index| renumbering.renumber(index));
+        self.known.shrink_to_fit();
+        self.identities.retain(|id| self.known.contains_key(&id));
+        self.tracked = self.tracked.iter().filter_map(|index| renumbering.of(*index)).collect();
+        // The memo has indexes in it.
+        self.knowledge += 1;
+        renumbering
+    }
+
+    /// The processes that are remembered.
     pub const fn processes(&self) -> &ProcessTable {
         &self.processes
     }
 
-    /// Gives all processes that were announced away, at the end.
+    /// Gives the processes away, at the end.
     pub fn into_processes(self) -> ProcessTable {
         self.processes
     }

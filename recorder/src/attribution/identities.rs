@@ -43,6 +43,17 @@ impl Identities {
         self.is_new(news, false)
     }
 
+    /// Forgets all processes but those for which these words stand.
+    pub(super) fn retain(&mut self, keep: impl Fn(ProcessId) -> bool) {
+        self.by_pid.retain(|_, here| {
+            here.retain(|known| keep(known.id));
+            !here.is_empty()
+        });
+        self.words.retain(|_, id| keep(*id));
+        self.by_pid.shrink_to_fit();
+        self.words.shrink_to_fit();
+    }
+
     fn is_new(&mut self, news: &ProcessNews, is_announced: bool) -> bool {
         if self.words.contains_key(&news.id) {
             return false;

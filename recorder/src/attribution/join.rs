@@ -216,6 +216,11 @@ impl Join {
         (self.flows.len(), self.sockets.len())
     }
 
+    /// The processes that an answer may name, some more than once.
+    pub(super) fn users(&self) -> impl Iterator<Item = ProcessId> {
+        self.sockets.values().flat_map(|socket| socket.uses.iter().map(|used| used.process))
+    }
+
     fn fade(&mut self, until: MonoTime, fading: Fading) {
         match fading {
             Fading::Socket(cookie) => {

@@ -12,6 +12,6 @@ mod time;
 pub use attribution::{Attribution, Found, Owner, Reason};
 pub use flow::{Endpoint, Flow, Protocol};
 pub use packet::{Direction, Interface, InterfaceId, LinkType, Packet, Reception};
-pub use process::{CommandLine, Process, ProcessIndex, ProcessKey, ProcessTable};
+pub use process::{CommandLine, Process, ProcessIndex, ProcessKey, ProcessTable, Renumbering};
 pub use statistics::{AttributionCounts, InterfaceCounts, Statistics};
 pub use time::{MonoTime, RealTime};

@@ -82,7 +82,7 @@ impl Process {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ProcessIndex(pub u32);
 
-/// All processes of one recording. Only grows, so that an index stays good.
+/// The processes of one recording. An index stays good until [`retain`](ProcessTable::retain) is called.
 #[derive(Debug, Default)]
 pub struct ProcessTable {
     processes: Vec<Process>,
@@ -118,6 +118,22 @@ impl ProcessTable {
         self.processes.get(index.0 as usize)
     }
 
+    /// Keeps only these, and numbers them anew from 0, in the order in which they were.
+    pub fn retain(&mut self, mut keep: impl FnMut(ProcessIndex) -> bool) -> Renumbering {
+        let mut renumbering = Renumbering(Vec::with_capacity(self.processes.len()));
+        let mut kept = 0;
+        self.processes.retain(|_| {
+            let keeps = keep(ProcessIndex(renumbering.0.len() as u32));
+            renumbering.0.push(keeps.then_some(ProcessIndex(kept)));
+            kept += u32::from(keeps);
+            keeps
+        });
+        self.processes.shrink_to_fit();
+        self.by_key.retain(|_, index| renumbering.renumber(index));
+        self.by_key.shrink_to_fit();
+        renumbering
+    }
+
     /// How many processes there are.
     pub fn len(&self) -> usize {
         self.processes.len()
@@ -131,5 +147,49 @@ impl ProcessTable {
     /// All processes, in the order of their indexes.
     pub fn iter(&self) -> impl Iterator<Item = (ProcessIndex, &Process)> {
         self.processes.iter().enumerate().map(|(index, process)| (ProcessIndex(index as u32), process))
+    }
+}
+
+/// What became of the indexes of a [`ProcessTable`].
+#[derive(Debug)]
+pub struct Renumbering(Vec<Option<ProcessIndex>>);
+
+impl Renumbering {
+    /// The new index of a process, if it was kept.
+    pub fn of(&self, old: ProcessIndex) -> Option<ProcessIndex> {
+        *self.0.get(old.0 as usize)?
+    }
+
+    /// Puts the new index in the place of the old one; whether the process was kept.
+    pub fn renumber(&self, index: &mut ProcessIndex) -> bool {
+        let new = self.of(*index);
+        *index = new.unwrap_or(*index);
+        new.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(pid: u32) -> ProcessKey {
+        ProcessKey { pid, start_boottime_ns: 0, exec_id: 0 }
+    }
+
+    #[test]
+    fn those_that_are_kept_are_found_by_their_keys_under_new_numbers() {
+        let mut table = ProcessTable::default();
+        for pid in 0..6 {
+            table.put(key(pid), Process::new(pid, b"a".as_slice()));
+        }
+        let renumbering = table.retain(|index| index.0 % 2 == 1);
+        let pids: Vec<_> = table.iter().map(|(index, process)| (index.0, process.pid)).collect();
+        assert_eq!(pids, [(0, 1), (1, 3), (2, 5)]);
+        for pid in 0..6 {
+            let new = renumbering.of(ProcessIndex(pid));
+            assert_eq!(table.find(&key(pid)), new);
+            assert_eq!(new, (pid % 2 == 1).then_some(ProcessIndex(pid / 2)));
+        }
+        assert_eq!(table.put(key(7), Process::new(7, b"b".as_slice())), ProcessIndex(3));
     }
 }

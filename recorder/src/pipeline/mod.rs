@@ -7,6 +7,8 @@ mod afterwards;
 mod again;
 mod command;
 mod files;
+#[cfg(target_os = "linux")]
+mod forgetting;
 mod helper;
 #[cfg(target_os = "linux")]
 mod keeping;

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 
 use super::afterwards::Afterwards;
 use super::files::{Ending, Files, First};
+use super::forgetting::Forgetting;
 use super::keeping::Keeper;
 use super::section::section;
 use super::starter::{Answer, Starter};
@@ -19,7 +20,7 @@ use super::{AttributionMode, Error, Finished, Observer, Plan, Progress, Signals,
 use crate::attribution::clock::ClockOffset;
 use crate::attribution::event::{Event as SocketEvent, Scan};
 use crate::attribution::linux::conntrack::Conntrack;
-use crate::attribution::linux::process::{OlderCgroups, boot_time};
+use crate::attribution::linux::process::{Lifetimes, OlderCgroups, boot_time};
 use crate::attribution::linux::{now, own_netns};
 use crate::attribution::news::{Moment, News, Origin};
 use crate::attribution::translations::Translator;
@@ -69,7 +70,7 @@ pub fn record(plan: &Plan, signals: &Signals, observer: &mut dyn Observer) -> Re
     if let (Witness::Ebpf(kernel_side), Some(starter)) = (&mut witness, &helpers.command) {
         kernel_side.track_children_of(starter.pid())?;
     }
-    let older_cgroups = OlderCgroups::new();
+    let (older_cgroups, lifetimes) = (OlderCgroups::new(), Lifetimes::new());
     let needs = restriction::needs(plan, &witness, older_cgroups);
     restriction::check(plan, &needs)?;
     // Not before the hooks are in place: nobody would know whose the packets from before are.
@@ -92,8 +93,9 @@ pub fn record(plan: &Plan, signals: &Signals, observer: &mut dyn Observer) -> Re
     }
     observer.restricted(plan.sandbox, &restricted);
     observer.ready(&plan.capture.interfaces.to_string(), &attributing);
-    let stages =
-        Stages { capture, witness, older_cgroups, attributor, files, afterwards: helpers.afterwards };
+    let forgetting = Forgetting::new(move |pid| lifetimes.has_ended(pid));
+    let afterwards = helpers.afterwards;
+    let stages = Stages { capture, witness, older_cgroups, attributor, forgetting, files, afterwards };
     let mut recording = Recording::new(plan, stages, began);
     recording.expect(scan);
     recording.start_command(helpers.command)?;
@@ -143,6 +145,7 @@ struct Stages<'a> {
     witness: Witness,
     older_cgroups: OlderCgroups,
     attributor: Attributor,
+    forgetting: Forgetting,
     files: Files<'a>,
     afterwards: Afterwards,
 }
@@ -155,6 +158,7 @@ struct Recording<'a> {
     scan: Option<Scan>,
     attributor: Attributor,
     older_cgroups: OlderCgroups,
+    forgetting: Forgetting,
     /// The addresses of this host that the attribution was told last.
     addresses: Vec<IpAddr>,
     keeper: Keeper,
@@ -194,7 +198,7 @@ struct Recording<'a> {
 
 impl<'a> Recording<'a> {
     fn new(plan: &'a Plan, stages: Stages<'a>, (opened, mono): (RealTime, MonoTime)) -> Self {
-        let Stages { capture, witness, older_cgroups, attributor, files, afterwards } = stages;
+        let Stages { capture, witness, older_cgroups, attributor, forgetting, files, afterwards } = stages;
         Self {
             plan,
             capture,
@@ -202,6 +206,7 @@ impl<'a> Recording<'a> {
             witness,
             scan: None,
             older_cgroups,
+            forgetting,
             addresses: Vec::new(),
             keeper: Keeper::default(),
             processes: plan.processes.clone().map(ProcessFilter::new),
@@ -509,10 +514,19 @@ impl<'a> Recording<'a> {
             Ok(done) => {
                 self.afterwards.add(done);
                 self.flush(MonoTime::default());
+                self.forget_processes();
             }
             Err(error) => self.failure = Some(error),
         }
         self.tell_problems(observer);
+    }
+
+    fn forget_processes(&mut self) {
+        let times = (now().1, self.watermark);
+        if self.forgetting.between_files(&mut self.attributor, &mut self.by_process, times) {
+            // It has verdicts on processes by their indexes.
+            self.processes = self.plan.processes.clone().map(ProcessFilter::new);
+        }
     }
 
     /// What went wrong with files and does not end the recording.

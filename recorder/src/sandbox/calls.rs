@@ -105,6 +105,9 @@ const CAPTURE: &[Call] = &[
     (libc::SYS_setsockopt, Both((1, libc::SOL_SOCKET as u64), (2, libc::SO_ATTACH_FILTER as u64))),
 ];
 
+/// Whether a process is still there.
+const LIFETIMES: &[Call] = &[(libc::SYS_getpgid, Any)];
+
 /// The file that is written: on a full disk its end is looked at, and its last packets make room for the counters.
 const OUTPUT: &[Call] = &[(libc::SYS_ftruncate, Any), (libc::SYS_pread64, Any)];
 
@@ -178,9 +181,9 @@ fn groups(needs: &Needs) -> Vec<&'static [Call]> {
             groups.push(STARTING);
             return groups;
         }
-        Role::Record => groups.extend([OPENED, CAPTURE, OUTPUT, LEAVING]),
+        Role::Record => groups.extend([OPENED, CAPTURE, LIFETIMES, OUTPUT, LEAVING]),
         Role::RecordAndLook => {
-            groups.extend([STARTING, OPENED, CAPTURE, OUTPUT, LEAVING, LOOKING, NETLINK]);
+            groups.extend([STARTING, OPENED, CAPTURE, LIFETIMES, OUTPUT, LEAVING, LOOKING, NETLINK]);
         }
         Role::Translate => groups.extend([OPENED, TRANSLATING, NETLINK]),
         Role::Read => groups.extend([OPENED, LIBRARY]),
