@@ -78,6 +78,20 @@ impl From<Invoker> for User {
 
 /// The folder of a file; none of standard output.
 pub fn folder(path: &Path) -> Option<PathBuf> {
-    let parent = path.parent().filter(|_| path != Path::new("-"))?;
+    let parent = path.parent().filter(|_| !output::is_stdout(path))?;
     Some(if parent == Path::new("") { PathBuf::from(".") } else { parent.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_in_a_folder_and_standard_output_in_none_whatever_its_name() {
+        assert_eq!(folder(Path::new("/tmp/a.pcapng")), Some("/tmp".into()));
+        assert_eq!(folder(Path::new("a.pcapng")), Some(".".into()));
+        for name in ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"] {
+            assert_eq!(folder(Path::new(name)), None, "{name}");
+        }
+    }
 }

@@ -64,9 +64,7 @@ fn candidate(needs: &Needs) -> Option<User> {
 
 /// Whether this user, or the present one, can use the files without a capability; tried by a thread that ends with it.
 fn may_go_on_as(user: Option<&User>, needs: &Needs) -> bool {
-    let can = |path: &Path, access| {
-        path.as_os_str() == "-" || accessat(CWD, path, access, AtFlags::EACCESS).is_ok()
-    };
+    let can = |path: &Path, access| accessat(CWD, path, access, AtFlags::EACCESS).is_ok();
     let tried = || {
         let less = drop_all_but(CapabilitySet::empty(), user).is_ok();
         less && needs.read.iter().all(|path| !path.exists() || can(path, Access::READ_OK))
