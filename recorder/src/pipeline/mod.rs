@@ -323,6 +323,9 @@ impl Error {
                 )
             }
             Self::NotHere { .. } => Some("leave it out; docs/LIMITS.md has what works on macOS".into()),
+            Self::System { source, .. } if source::is_out_of_descriptors(source) => {
+                Some(source::MORE_DESCRIPTORS.into())
+            }
             Self::Create(_) | Self::System { .. } => None,
             Self::Command { .. } => Some("nothing was recorded".into()),
         }

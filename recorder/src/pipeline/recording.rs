@@ -6,8 +6,6 @@ use std::path::Path;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use rustix::io::Errno;
-
 use super::afterwards::Afterwards;
 use super::files::{Ending, Files, First};
 use super::forgetting::Forgetting;
@@ -115,16 +113,7 @@ struct Helpers {
 impl Helpers {
     /// Forks them, before anything is open that they have no use for.
     fn fork(plan: &Plan) -> Result<Self, Error> {
-        let start = |source: io::Error| {
-            let remedy = match Errno::from_io_error(&source) {
-                Some(Errno::MFILE | Errno::NFILE) => {
-                    "\n  too many files are open: raise the limit (ulimit -n)"
-                }
-                _ => "",
-            };
-            let source = io::Error::new(source.kind(), format!("{source}{remedy}"));
-            Error::System { what: "start a process beside the recorder", source }
-        };
+        let start = |source| Error::System { what: "start a process beside the recorder", source };
         let starter = || {
             let settle = || command::settle(plan.invoker.as_ref());
             Starter::fork(settle, |_| command::start(&plan.command))

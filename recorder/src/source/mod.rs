@@ -294,12 +294,16 @@ fn refused_remedy(error: &io::Error) -> Option<&'static str> {
         }
         io::ErrorKind::PermissionDenied => Some("needs CAP_NET_RAW; run with sudo, or see `recorder doctor`"),
         io::ErrorKind::OutOfMemory => Some("ask for a smaller ring with --buffer-size"),
-        _ if is_out_of_descriptors(error) => Some("raise the limit of open files (ulimit -n)"),
+        _ if is_out_of_descriptors(error) => Some(MORE_DESCRIPTORS),
         _ => None,
     }
 }
 
-fn is_out_of_descriptors(error: &io::Error) -> bool {
+/// What to do about too few descriptors.
+pub(crate) const MORE_DESCRIPTORS: &str = "raise the limit of open files (ulimit -n)";
+
+/// Whether this process, or the machine, has as many files open as it may.
+pub(crate) fn is_out_of_descriptors(error: &io::Error) -> bool {
     // std has no kind for EMFILE and ENFILE.
     matches!(error.raw_os_error(), Some(23 | 24))
 }
