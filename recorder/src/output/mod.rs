@@ -319,31 +319,35 @@ fn create_file(path: &Path, manner: &Manner) -> Result<File, CreateError> {
         remove_regular_file(path)?;
     }
     let file = open_new(path).map_err(|error| explain(path, error))?;
-    if let Err(error) = reserve(&file).map_err(io::Error::from)
-        && is_full(&error)
-    {
-        let _ = std::fs::remove_file(path);
-        return Err(explain(path, error));
-    }
-    if let Err(error) = hand_over(&file, manner.owner) {
+    if let Err(error) = prepare(path, &file, manner.owner) {
         // Best effort: the error to tell is the one above.
         let _ = std::fs::remove_file(path);
-        return Err(CreateError {
-            path: path.to_owned(),
-            why: format!("it cannot be given to its owner: {error}"),
-            remedy: "write to a file system that keeps owners, such as your home directory",
-            source: Some(error),
-        });
+        return Err(error);
     }
     Ok(file)
 }
 
-/// Has the disk keep room for the first blocks: a file that gets none would stay behind, because its folder is out of reach by then.
-fn reserve(file: &File) -> rustix::io::Result<()> {
+/// What a new file needs before anything is written to it: room, and its owner.
+fn prepare(path: &Path, file: &File, owner: Option<(u32, u32)>) -> Result<(), CreateError> {
     #[cfg(target_os = "linux")]
-    rustix::fs::fallocate(file, rustix::fs::FallocateFlags::KEEP_SIZE, 0, FIRST_BYTES)?;
-    let _ = file;
-    Ok(())
+    reserve(file).map_err(|error| explain(path, error))?;
+    hand_over(file, owner).map_err(|error| CreateError {
+        path: path.to_owned(),
+        why: format!("it cannot be given to its owner: {error}"),
+        remedy: "write to a file system that keeps owners, such as your home directory",
+        source: Some(error),
+    })
+}
+
+/// Has the disk keep room for the first blocks: a file that gets none would stay behind, because its folder is out of reach by then.
+#[cfg(target_os = "linux")]
+fn reserve(file: &File) -> io::Result<()> {
+    let kept = rustix::fs::fallocate(file, rustix::fs::FallocateFlags::KEEP_SIZE, 0, FIRST_BYTES);
+    match kept.map_err(io::Error::from) {
+        Err(error) if is_full(&error) => Err(error),
+        // Not every file system keeps room.
+        _ => Ok(()),
+    }
 }
 
 fn open_new(path: &Path) -> io::Result<File> {
