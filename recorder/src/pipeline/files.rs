@@ -101,15 +101,14 @@ impl First {
         Ok(Self { output, series })
     }
 
-    /// Removes it: an empty file would look like a recording.
+    /// Removes it.
     #[cfg(target_os = "linux")]
     pub(super) fn discard(self) {
         discard(&self.output);
     }
 }
 
-/// Best effort: there is something else to tell.
-#[cfg(target_os = "linux")]
+/// Removes a file with nothing in it, which would look like a recording. Best effort: there is something else to tell.
 fn discard(output: &Output) {
     if !output.is_stream() {
         let _ = std::fs::remove_file(output.path());
@@ -229,8 +228,7 @@ impl<'a> Files<'a> {
             .create_next()
             .map_err(|error| io::Error::other(format!("the recording ends here: {error}")))?;
         if let Err(error) = self.end_file(ending) {
-            // Nothing is in it; an empty file would look like a recording.
-            let _ = std::fs::remove_file(&path);
+            discard(&output);
             return Err(error);
         }
         self.told = Statistics { start: ending.at, ..ending.totals.clone() };
@@ -426,8 +424,7 @@ impl<'a> Files<'a> {
         }
         let mut is_gone = output.is_deleted();
         if output.written() == 0 {
-            // It would look like a recording.
-            let _ = std::fs::remove_file(output.path());
+            discard(output);
             is_gone = true;
         }
         let one = vec![written.last.clone()];

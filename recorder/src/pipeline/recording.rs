@@ -228,7 +228,6 @@ impl<'a> Recording<'a> {
         let Some(mut starter) = starter else { return Ok(()) };
         match starter.start(Path::new("")).and_then(|_| starter.wait()) {
             Ok(Answer::NotStarted(_, source)) | Err(source) => {
-                // An empty file would look like a recording.
                 self.files.discard();
                 let name = self.plan.command.first().map(|name| name.to_string_lossy().into_owned());
                 Err(Error::Command { command: name.unwrap_or_default(), source })
