@@ -105,3 +105,14 @@ pub struct Statistics {
     /// Socket events that the kernel side could not deliver.
     pub events_lost: u64,
 }
+
+impl Statistics {
+    /// The counters of the interface at this position; zeros, if nothing was counted there yet.
+    #[inline]
+    pub fn interface(&mut self, index: usize) -> &mut InterfaceCounts {
+        if index >= self.interfaces.len() {
+            self.interfaces.resize(index + 1, InterfaceCounts::default());
+        }
+        &mut self.interfaces[index]
+    }
+}

@@ -394,7 +394,7 @@ impl<'a> Files<'a> {
             }
             let lost = self.give_up(&Ending { at: totals.end, totals, interfaces, processes }, wants_room);
             for (index, packets) in lost {
-                let counts = &mut totals.interfaces[index];
+                let counts = totals.interface(index);
                 counts.written = counts.written.saturating_sub(packets);
                 counts.dropped_by_us += packets;
             }

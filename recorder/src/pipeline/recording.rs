@@ -455,9 +455,6 @@ impl<'a> Recording<'a> {
                 }
                 Witness::Nobody => Attribution::Unknown(Reason::Off),
             };
-            if id >= self.statistics.interfaces.len() {
-                self.statistics.interfaces.resize(id + 1, InterfaceCounts::default());
-            }
             let is_of_command = self.plan.command.is_empty() || self.attributor.is_tracked(&attribution);
             let is_selected =
                 |filter: &mut ProcessFilter| filter.keeps(&attribution, self.attributor.processes());
@@ -472,7 +469,7 @@ impl<'a> Recording<'a> {
             let taken = self.files.packet(&packet, interfaces, &attribution, processes);
             // After an error too it has been taken; what of that is not in the file shows at the end.
             self.written += 1;
-            self.statistics.interfaces[id].written += 1;
+            self.statistics.interface(id).written += 1;
             self.statistics.attribution.count(&attribution);
             count_by_process(&mut self.by_process, &attribution);
             match kept.and(taken).and_then(|()| self.files.is_full()) {
@@ -713,10 +710,7 @@ impl<'a> Recording<'a> {
             let _ = self.capture.wait(SHORTEST_ROUND, &[]);
             while let Some(arrival) = self.capture.next(RealTime::from_ns(u64::MAX)) {
                 let id = arrival.packet.interface.0 as usize;
-                if id >= self.statistics.interfaces.len() {
-                    self.statistics.interfaces.resize(id + 1, InterfaceCounts::default());
-                }
-                self.statistics.interfaces[id].dropped_by_us += 1;
+                self.statistics.interface(id).dropped_by_us += 1;
                 lost += 1;
             }
         }

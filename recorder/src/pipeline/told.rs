@@ -253,10 +253,7 @@ impl<L: Live> Recording<'_, L> {
             let taken = self.files.packet(&arrival.packet, arrival.interfaces, &attribution, processes);
             let time = arrival.packet.time;
             self.written += 1;
-            if self.statistics.interfaces.len() <= id {
-                self.statistics.interfaces.resize(id + 1, InterfaceCounts::default());
-            }
-            self.statistics.interfaces[id].written += 1;
+            self.statistics.interface(id).written += 1;
             self.statistics.attribution.count(&attribution);
             count_by_process(&mut self.by_process, &attribution);
             match taken.and_then(|()| self.files.is_full()) {
