@@ -180,6 +180,11 @@ pub trait Observer {
     fn note(&mut self, text: &str);
     /// Something went wrong, and the recording goes on.
     fn problem(&mut self, text: &str);
+    /// The same of all of these; gives how many there are.
+    fn problems(&mut self, texts: &[String]) -> u64 {
+        texts.iter().for_each(|text| self.problem(text));
+        texts.len() as u64
+    }
     /// Comes a few times a second.
     fn progress(&mut self, progress: &Progress<'_>);
     /// The user asked for the numbers (SIGUSR1).

@@ -503,7 +503,7 @@ impl<'a> Recording<'a> {
             }
             Err(error) => self.failure = Some(error),
         }
-        self.tell_problems(observer);
+        self.problems += observer.problems(&self.files.take_problems());
     }
 
     fn forget_processes(&mut self) {
@@ -511,14 +511,6 @@ impl<'a> Recording<'a> {
         if self.forgetting.between_files(&mut self.attributor, &mut self.by_process, times) {
             // It has verdicts on processes by their indexes.
             self.processes = self.plan.processes.clone().map(ProcessFilter::new);
-        }
-    }
-
-    /// What went wrong with files and does not end the recording.
-    fn tell_problems(&mut self, observer: &mut dyn Observer) {
-        for problem in self.files.take_problems() {
-            self.problems += 1;
-            observer.problem(&problem);
         }
     }
 
@@ -558,7 +550,7 @@ impl<'a> Recording<'a> {
     }
 
     fn tell(&mut self, observer: &mut dyn Observer) {
-        self.tell_problems(observer);
+        self.problems += observer.problems(&self.files.take_problems());
         if self.watermark >= self.told.plus(TELL_EVERY) {
             observer.progress(&self.progress());
             self.told = self.watermark;
@@ -649,12 +641,10 @@ impl<'a> Recording<'a> {
         self.drop_what_waits();
         self.count();
         self.statistics.end = now().0;
-        self.tell_problems(observer);
         let mut statistics = self.statistics;
         let written =
             self.files.finish(&mut statistics, self.capture.interfaces(), self.attributor.processes());
-        written.problems.iter().for_each(|problem| observer.problem(problem));
-        let problems = self.problems + written.problems.len() as u64;
+        let problems = self.problems + observer.problems(&written.problems);
         if let Some(last) = written.remaining.last() {
             self.afterwards.add(last.clone());
         }

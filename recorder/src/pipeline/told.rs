@@ -221,15 +221,7 @@ impl<L: Live> Recording<'_, L> {
             }
             Err(error) => self.failure = Some(error),
         }
-        self.tell_problems(observer);
-    }
-
-    /// What went wrong with files and does not end the recording.
-    fn tell_problems(&mut self, observer: &mut dyn Observer) {
-        for problem in self.files.take_problems() {
-            self.problems += 1;
-            observer.problem(&problem);
-        }
+        self.problems += observer.problems(&self.files.take_problems());
     }
 
     /// Writes what came in up to this time into the current file.
@@ -271,7 +263,7 @@ impl<L: Live> Recording<'_, L> {
         if is_due || self.files.is_read_live() {
             self.flush();
         }
-        self.tell_problems(observer);
+        self.problems += observer.problems(&self.files.take_problems());
         if is_due {
             self.told_at = mono;
             self.count();
@@ -326,11 +318,9 @@ impl<L: Live> Recording<'_, L> {
         }
         self.live.queue().notes().iter().for_each(|note| observer.note(note));
         self.statistics.end = now();
-        self.tell_problems(observer);
         let interfaces = self.live.queue().interfaces().to_vec();
         let written = self.files.finish(&mut self.statistics, &interfaces, self.told.processes());
-        written.problems.iter().for_each(|problem| observer.problem(problem));
-        self.problems += written.problems.len() as u64;
+        let problems = self.problems + observer.problems(&written.problems);
         if let Some(last) = written.remaining.last() {
             self.afterwards.add(last.clone());
         }
@@ -339,7 +329,7 @@ impl<L: Live> Recording<'_, L> {
             bytes: written.bytes,
             files_written: written.count,
             files: written.remaining,
-            problems: self.problems + self.afterwards.finish(signals, observer),
+            problems: problems + self.afterwards.finish(signals, observer),
             is_gone: written.is_gone,
             statistics: self.statistics,
             interfaces: interfaces.into_iter().map(|interface| interface.name).collect(),
