@@ -5,15 +5,13 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
-use super::links::{list_request, take_attribute, take_message};
+use super::links::{NLMSG_DONE, NLMSG_ERROR, list_request, take_attribute, take_message};
 use super::sys;
 
 /// `struct ifaddrmsg`: family, length of the prefix, flags, scope, and the interface's index.
 const IFADDRMSG: usize = 8;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
 
 /// Asks for addresses.
 #[derive(Debug)]
