@@ -135,34 +135,23 @@ fn restrict(_: &Command) -> io::Result<()> {
 /// Leaves each command what it needs: recording restricts itself when all is open, and what reads files from strangers now.
 #[cfg(target_os = "linux")]
 fn restrict(command: &Command) -> io::Result<()> {
+    let is_root = Uid::effective().is_root();
     match command {
-        Command::Record(_) | Command::Doctor(_) | Command::Extcap(_) if Uid::effective().is_root() => Ok(()),
-        Command::Record(_) | Command::Doctor(_) | Command::Extcap(_) => sandbox::keep_for_recording(),
-        Command::Show(args) => {
-            reading::begin(&[&args.file], None);
-            Ok(())
-        }
-        Command::Summary(args) => {
-            reading::begin(&[&args.file], args.html.as_deref());
-            Ok(())
-        }
-        Command::Filter(args) => {
-            reading::begin(&[&args.file], Some(&args.write));
-            Ok(())
-        }
+        Command::Record(_) | Command::Doctor(_) | Command::Extcap(_) | Command::Replay(_) if is_root => {}
+        Command::Record(_) | Command::Doctor(_) | Command::Extcap(_) => sandbox::keep_for_recording()?,
+        Command::Show(args) => reading::begin(&[&args.file], None),
+        Command::Summary(args) => reading::begin(&[&args.file], args.html.as_deref()),
+        Command::Filter(args) => reading::begin(&[&args.file], Some(&args.write)),
         Command::Annotate(args) => {
-            let log = args.from_log.iter().map(PathBuf::as_path);
-            reading::begin(
-                &[args.file.as_path()].into_iter().chain(log).collect::<Vec<_>>(),
-                Some(&args.write),
-            );
-            Ok(())
+            let files: Vec<&Path> =
+                [&args.file].into_iter().chain(&args.from_log).map(PathBuf::as_path).collect();
+            reading::begin(&files, Some(&args.write));
         }
-        Command::Replay(_) if Uid::effective().is_root() => Ok(()),
         Command::Replay(_) | Command::Interfaces(_) | Command::Man(_) | Command::Completions(_) => {
-            sandbox::give_up_capabilities()
+            sandbox::give_up_capabilities()?;
         }
     }
+    Ok(())
 }
 
 /// Why a command that reads a file could not do all of its work.
