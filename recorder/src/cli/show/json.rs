@@ -128,8 +128,7 @@ pub(super) fn print(out: &mut impl Write, frame: u64, record: &Record<'_>) -> io
         receiver: OwnerJson::of(receiver, record.processes),
     };
     object.add_headers(&decoded);
-    let line = text::json(serde_json::to_string(&object)?) + "\n";
-    out.write_all(line.as_bytes())
+    writeln!(out, "{}", text::json(serde_json::to_string(&object)?))
 }
 
 impl PacketJson<'_> {

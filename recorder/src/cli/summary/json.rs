@@ -131,6 +131,5 @@ pub(super) fn print(out: &mut dyn Write, summary: &Summary) -> io::Result<()> {
         limits: totals.limits,
         beyond: Beyond::of(totals),
     };
-    let line = text::json(serde_json::to_string(&object)?) + "\n";
-    out.write_all(line.as_bytes())
+    writeln!(out, "{}", text::json(serde_json::to_string(&object)?))
 }
