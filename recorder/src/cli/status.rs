@@ -10,6 +10,8 @@ use super::{report, text};
 #[cfg(target_os = "linux")]
 use crate::attribution::linux::ebpf::State;
 use crate::model::{AttributionCounts, Found, Reason, Statistics};
+#[cfg(target_os = "linux")]
+use crate::pipeline::ebpf_remedy;
 use crate::pipeline::{Attributing, Finished, Observer, Progress, Why, describe};
 #[cfg(target_os = "linux")]
 use crate::sandbox::{Mode, Status};
@@ -98,8 +100,7 @@ impl Screen {
             }
             Attributing::Procfs { refused: Some(error), .. } => {
                 let text = "owners are looked up in /proc, which misses what is short-lived, because eBPF is refused";
-                let remedy = format!("{}; `recorder doctor` tells what is missing", error.remedy());
-                self.error(&format!("{text}: {error}"), Some(&remedy));
+                self.error(&format!("{text}: {error}"), Some(&ebpf_remedy(error)));
             }
             Attributing::Ebpf { snapshot: Err(error), .. } => {
                 self.note(&format!(

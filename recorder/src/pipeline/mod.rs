@@ -312,9 +312,7 @@ impl Error {
         match self {
             Self::Source(error) => error.remedy(),
             #[cfg(target_os = "linux")]
-            Self::Attribution(error) => {
-                Some(format!("{}; `recorder doctor` tells what is missing", error.remedy()))
-            }
+            Self::Attribution(error) => Some(ebpf_remedy(error)),
             #[cfg(target_os = "linux")]
             Self::Scan(_) => Some(ScanError::REMEDY.into()),
             #[cfg(target_os = "linux")]
@@ -335,4 +333,10 @@ impl Error {
             Self::Command { .. } => Some("nothing was recorded".into()),
         }
     }
+}
+
+/// What to do where eBPF is refused.
+#[cfg(target_os = "linux")]
+pub fn ebpf_remedy(error: &EbpfError) -> String {
+    format!("{}; `recorder doctor` tells what is missing", error.remedy())
 }
