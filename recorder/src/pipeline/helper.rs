@@ -43,9 +43,7 @@ impl Helper {
             pid => Ok(Self { pid: pid.unsigned_abs(), requests: Some(requests), answers }),
         }
     }
-}
 
-impl Helper {
     /// Asks it.
     pub(super) fn ask(&mut self, request: &[u8]) -> io::Result<()> {
         self.requests.as_mut().map_or(Err(io::ErrorKind::BrokenPipe.into()), |to| to.write_all(request))

@@ -103,8 +103,9 @@ impl Starter {
                 io::ErrorKind::UnexpectedEof,
                 "the process beside the recorder that starts programs is gone",
             )),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(None),
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                Ok(None)
+            }
             Err(error) => Err(error),
         }
     }
@@ -203,17 +204,17 @@ fn tell_start(
 /// Tells of those that have ended.
 fn tell_ends(running: &mut Vec<(u32, Child)>, answers: &mut PipeWriter) -> io::Result<()> {
     let mut told = Ok(());
-    running.retain_mut(|(program, child)| match child.try_wait() {
-        Ok(None) => true,
-        Ok(Some(status)) => {
-            told = tell(answers, ENDED, *program, status.into_raw());
-            false
+    running.retain_mut(|(program, child)| {
+        let status = match child.try_wait() {
+            Ok(None) => return true,
+            Ok(Some(status)) => status.into_raw(),
+            // It cannot be waited for: it is gone, nobody knows how.
+            Err(_) => -1,
+        };
+        if told.is_ok() {
+            told = tell(answers, ENDED, *program, status);
         }
-        // It cannot be waited for: it is gone, nobody knows how.
-        Err(_) => {
-            told = tell(answers, ENDED, *program, -1);
-            false
-        }
+        false
     });
     told
 }
