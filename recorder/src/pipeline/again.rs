@@ -1,17 +1,26 @@
 //! Attributes the packets of a file again, by the events that were kept beside them: the same answers, or better ones after a
 //! fix of the join. Needs no machine but this file.
 
+use std::collections::HashMap;
 use std::io::{self, Read, Write};
+use std::slice;
 
 use crate::attribution::Attributor;
+use crate::attribution::event::{Event, ProcessId, ProcessNews};
 use crate::attribution::journal::{self, Entry};
-use crate::model::{Attribution, AttributionCounts, InterfaceId, Owner, ProcessTable, Statistics};
+use crate::attribution::news::News;
+use crate::model::{
+    Attribution, AttributionCounts, InterfaceId, Owner, ProcessKey, ProcessTable, Statistics,
+};
 use crate::pcapng::{Annotate, Item, Kept, ReadError, Reader, Record, Writer};
 
 /// The most bytes of events that may go on from block to block: those of a scan of a million sockets.
 const MOST_BYTES: usize = 128 << 20;
 /// The most flows, sockets or processes that are remembered at a time. A recording has far fewer; a file may say anything.
 const MOST_REMEMBERED: usize = 1 << 20;
+/// The most bytes of names, paths, cgroups and arguments of all processes: 256 for each of so many. What is made of them takes a few
+/// times as much.
+const MOST_TEXT_BYTES: usize = 256 << 20;
 
 /// Why packets cannot be attributed again, or not all of them.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +49,16 @@ pub enum AgainError {
          everything before them is good"
     )]
     TooMuch {
+        /// Where the block with them ends.
+        offset: u64,
+    },
+    /// They tell more about processes than any recording does.
+    #[error(
+        "the names, paths, cgroups and arguments of processes in its events before byte {offset} have more than {} MiB; everything \
+         before them is good",
+        MOST_TEXT_BYTES >> 20
+    )]
+    TooMuchText {
         /// Where the block with them ends.
         offset: u64,
     },
@@ -89,6 +108,9 @@ pub struct Again<R: Read> {
     unfinished: Vec<u8>,
     /// What was read until the first events were whole, in order: how many interfaces, and the events.
     begun: (usize, Vec<u8>),
+    /// The processes that events told of.
+    told: Told,
+    most_text_bytes: usize,
 }
 
 impl<R: Read> Again<R> {
@@ -115,8 +137,17 @@ impl<R: Read> Again<R> {
             return Err(AgainError::Damaged { offset: reader.offset() });
         };
         let begun = (reader.interfaces().len(), events);
-        let attributor = Attributor::new(origin, None);
-        Ok(Self { reader, attributor, annotate, loopbacks: Vec::new(), has_begun: false, unfinished, begun })
+        Ok(Self {
+            reader,
+            attributor: Attributor::new(origin, None),
+            annotate,
+            loopbacks: Vec::new(),
+            has_begun: false,
+            unfinished,
+            begun,
+            told: Told::default(),
+            most_text_bytes: MOST_TEXT_BYTES,
+        })
     }
 
     /// Writes the file with the owners that are found now; annotated as it was, if nothing else is asked for. Events stay in it.
@@ -194,16 +225,54 @@ impl<R: Read> Again<R> {
             match entry {
                 Some(Entry::Began(_)) if !self.has_begun => self.has_begun = true,
                 Some(Entry::Loopback(interface)) => self.loopbacks.push(interface),
-                Some(Entry::News(news)) => self.attributor.learn(news),
+                Some(Entry::News(news)) => {
+                    self.told.add(&news);
+                    self.attributor.learn(news);
+                }
                 Some(Entry::Began(_)) | None => return Err(AgainError::Damaged { offset }),
             }
             let (flows, sockets) = self.attributor.remembered();
-            if flows.max(sockets).max(self.attributor.processes().len()) > MOST_REMEMBERED {
+            if flows.max(sockets).max(self.told.processes.len()) > MOST_REMEMBERED {
                 return Err(AgainError::TooMuch { offset });
+            }
+            if self.told.text_bytes > self.most_text_bytes {
+                return Err(AgainError::TooMuchText { offset });
             }
         }
         writer.kept_events(journal::VERSION, events).map_err(AgainError::Write)
     }
+}
+
+/// The processes that events told of. What is remembered of processes grows with them, and not when one is told of again.
+#[derive(Debug, Default)]
+struct Told {
+    /// Each with the bytes of its texts.
+    processes: HashMap<(ProcessId, ProcessKey), usize>,
+    /// The sum of these.
+    text_bytes: usize,
+}
+
+impl Told {
+    fn add(&mut self, news: &News) {
+        let processes = match news {
+            News::Event(Event::Process(process)) => slice::from_ref(process),
+            News::Scan(scan) => &scan.processes,
+            _ => return,
+        };
+        for process in processes {
+            let known = self.processes.entry((process.id, process.key())).or_default();
+            let more = text_bytes(process).saturating_sub(*known);
+            *known += more;
+            self.text_bytes += more;
+        }
+    }
+}
+
+fn text_bytes(process: &ProcessNews) -> usize {
+    let ProcessNews { cgroup, older_cgroups, comm, path, arguments, .. } = process;
+    let older: usize = older_cgroups.iter().map(|cgroup| cgroup.path.len()).sum();
+    let arguments = arguments.as_ref().map_or(0, |arguments| arguments.bytes.len());
+    comm.len() + path.len() + cgroup.len() + older + arguments
 }
 
 /// Why a block of events cannot be used.

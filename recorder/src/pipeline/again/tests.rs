@@ -320,6 +320,29 @@ fn events_of_another_version_are_not_guessed_at() {
 }
 
 #[test]
+fn texts_about_processes_are_bounded_and_those_told_again_do_not_count() {
+    let mut recording = Recording::new(None);
+    // Name and path.
+    let name = "n".repeat(500);
+    for id in 0..10 {
+        recording.tell(process(7, &name));
+        recording.tell(process(id, &name));
+        recording.packet(1, 100 + id, &udp([5000, 53], [0; 4]));
+    }
+    let file = recording.finish();
+    let within = |most_text_bytes| {
+        let mut again = Again::new(Reader::new(file.as_slice()).unwrap()).unwrap();
+        again.most_text_bytes = most_text_bytes;
+        again.write(Vec::new(), None).unwrap()
+    };
+    let all = within(11 * 1100);
+    assert!(all.failure.is_none(), "{:?}", all.failure);
+    let some = within(5 * 1100);
+    assert!(matches!(some.failure, Some(AgainError::TooMuchText { .. })), "{:?}", some.failure);
+    assert!(some.packets > 1 && some.packets < 10, "{} packets before them", some.packets);
+}
+
+#[test]
 fn a_file_that_is_cut_gives_what_came_before() {
     let file = two_programs().finish();
     for cut in (0..file.len()).step_by(97) {
