@@ -11,12 +11,11 @@ use std::time::{Duration, Instant};
 
 use recorder_tests::lab::{Lab, machine_allows, say};
 use recorder_tests::namespace::{Namespace, connect};
-use recorder_tests::process::{Running, must};
+use recorder_tests::process::{Running, SIGINT, must};
 use recorder_tests::recorder::{READY, record};
 use serde_json::Value;
 
 const TOOLS: [&str; 4] = ["ip", "tc", "bpftool", "tshark"];
-const SIGINT: i32 = recorder_tests::process::SIGINT;
 const SIGKILL: i32 = 9;
 /// After this long what is still there was left behind: the kernel frees programs some milliseconds after their last user.
 const FREED_BY: Duration = Duration::from_secs(30);
@@ -244,7 +243,7 @@ fn device_trouble(namespace: &Namespace) -> Vec<(String, u64)> {
     ["rx", "tx"].into_iter().flat_map(|way| ["errors", "dropped"].map(|what| one(way, what))).collect()
 }
 
-/// A transfer that iperf3 makes, told every tenth of a second while it runs.
+/// A transfer that iperf3 makes until it is ended, told every tenth of a second.
 struct Transfer {
     client: Running,
     server: Running,
@@ -255,7 +254,7 @@ impl Transfer {
         let server = ["--server", "--one-off", "--forceflush", "--bind", "10.77.1.2"];
         let server = Running::start(to.command("iperf3").args(server));
         server.wait_for_stdout("that it listens", |line| line.contains("Server listening"));
-        let client = ["--client", "10.77.1.2", "--forceflush", "--interval", "0.1"];
+        let client = ["--client", "10.77.1.2", "--forceflush", "--interval", "0.1", "--time", "0"];
         let client = Running::start(from.command("iperf3").args(client).args(arguments));
         Self { client, server }
     }
@@ -266,11 +265,13 @@ impl Transfer {
         self.client.wait_for_more_stdout(wanted - 1);
     }
 
-    fn finish(self) -> String {
-        let output = self.client.finish();
-        output.assert_code(0);
-        self.server.finish().assert_code(0);
-        output.stdout
+    /// Ends it; gives what it told.
+    fn end(self) -> String {
+        let Self { client, server } = self;
+        client.signal(SIGINT);
+        let told = client.finish().stdout;
+        drop(server);
+        told
     }
 }
 
@@ -279,9 +280,10 @@ fn a_running_transfer_does_not_notice_that_a_recorder_starts_runs_and_is_killed(
     if !machine_allows(&["ip", "iperf3"]) {
         return;
     }
-    // At this rate a core is far from busy: what is lost or late is not for want of time.
-    let tcp = ["--bitrate", "200M", "--time", "5"];
-    let udp = ["--udp", "--bitrate", "10M", "--length", "1000", "--time", "5"];
+    // At this rate a core is far from busy: what is lost or late is not for want of time. On a busy machine the receiver's turn may come
+    // late: its buffer holds the datagrams of a third of a second.
+    let tcp = ["--bitrate", "200M"];
+    let udp = ["--udp", "--bitrate", "2M", "--length", "1000"];
     for arguments in [&tcp[..], &udp[..]] {
         let (lab, from, to) = (lab(), Namespace::new("from"), Namespace::new("to"));
         connect(&from, &to, 1);
@@ -298,7 +300,7 @@ fn a_running_transfer_does_not_notice_that_a_recorder_starts_runs_and_is_killed(
             transfer.go_on(5);
         }
         let after = (trouble(&from), trouble(&to));
-        let told = transfer.finish();
+        let told = transfer.end();
         assert_eq!(after, before, "the transfer had trouble while it was recorded\n{told}");
         say(&format!("iperf3 {}: {}", arguments.join(" "), throughput(&told)));
     }
