@@ -25,4 +25,5 @@ pub mod summary;
 mod sys;
 pub mod truth;
 pub mod tshark;
+pub mod wait;
 pub mod wireshark;

@@ -7,18 +7,17 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use recorder_tests::lab::{Lab, machine_allows, say};
 use recorder_tests::namespace::{Namespace, connect};
 use recorder_tests::process::{Running, SIGINT, must};
 use recorder_tests::recorder::{READY, record};
+use recorder_tests::wait::wait_until;
 use serde_json::Value;
 
 const TOOLS: [&str; 4] = ["ip", "tc", "bpftool", "tshark"];
 const SIGKILL: i32 = 9;
-/// After this long what is still there was left behind: the kernel frees programs some milliseconds after their last user.
-const FREED_BY: Duration = Duration::from_secs(30);
 
 fn lab() -> Lab {
     Lab::new(env!("CARGO_BIN_EXE_traffic"))
@@ -81,17 +80,6 @@ fn held_programs() -> BTreeSet<u64> {
     held
 }
 
-fn wait_until(what: &str, mut holds: impl FnMut() -> Result<(), String>) {
-    let end = Instant::now() + FREED_BY;
-    loop {
-        match holds() {
-            Ok(()) => return,
-            Err(evidence) => assert!(Instant::now() < end, "{what}: {evidence}"),
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
-}
-
 // --- killed
 
 /// When the recorder is killed.
@@ -120,18 +108,16 @@ impl Moment {
         let ready = || recorder.wait_for_stderr("that it records", |line| line.starts_with(READY));
         match self {
             Self::After(time) => thread::sleep(time),
-            Self::Loaded(count) => wait_until("programs are loaded", || {
-                let new = bpf_programs().iter().filter(|(id, _)| !before.contains(id)).count();
-                if new >= count { Ok(()) } else { Err(format!("{new} new ones")) }
-            }),
+            Self::Loaded(count) => {
+                let new = || bpf_programs().iter().filter(|(id, _)| !before.contains(id)).count();
+                wait_until("programs are loaded", || format!("{} new ones", new()), || new() >= count);
+            }
             Self::Ready => drop(ready()),
             Self::Writing => {
                 ready();
-                let empty = fs::metadata(file).map_or(0, |file| file.len());
-                wait_until("packets are written", || {
-                    let bytes = fs::metadata(file).map_or(0, |file| file.len());
-                    if bytes > empty + 1000 { Ok(()) } else { Err(format!("{bytes} bytes")) }
-                });
+                let size = || fs::metadata(file).map_or(0, |file| file.len());
+                let empty = size();
+                wait_until("packets are written", || format!("{} bytes", size()), || size() > empty + 1000);
             }
             Self::Ending => {
                 ready();
@@ -161,10 +147,10 @@ fn a_recorder_that_is_killed_at_any_moment_leaves_only_its_file() {
         recorder.signal(SIGKILL);
         drop(recorder);
 
-        wait_until(&format!("{moment:?}: programs are left"), || {
-            let orphaned = orphaned_programs(&others);
-            if orphaned.is_empty() { Ok(()) } else { Err(format!("{orphaned:?}")) }
-        });
+        // The kernel frees programs some milliseconds after their last user.
+        let orphaned = || orphaned_programs(&others);
+        let left = || format!("{:?}", orphaned());
+        wait_until(&format!("{moment:?}: no program is left"), left, || orphaned().is_empty());
         let left: Vec<String> = traces(&namespace).difference(&before).cloned().collect();
         assert!(left.is_empty(), "{moment:?}: something else is left: {left:#?}");
         let mut files_after = names_in(&lab);

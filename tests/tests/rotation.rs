@@ -20,6 +20,7 @@ use recorder_tests::recorder::{READY, Recording, ask, binary, record};
 use recorder_tests::rotation::{Line, decompressed_as_far_as_possible, files, sequence};
 use recorder_tests::truth;
 use recorder_tests::tshark::{assert_others_read, fields};
+use recorder_tests::wait::wait_until;
 use recorder_tests::wireshark::Wireshark;
 use serde_json::Value;
 
@@ -43,15 +44,6 @@ fn start_dumpcap(line: &Line, file: &str, arguments: &[&str]) -> Running {
     let running = Running::start(&mut command);
     running.wait_for_stderr("File: ", |line| line.starts_with("File: "));
     running
-}
-
-/// Waits until it holds; panics with what is there if that does not come.
-fn wait_until(what: &str, evidence: impl Fn() -> String, holds: impl Fn() -> bool) {
-    let end = Instant::now() + Duration::from_secs(30);
-    while !holds() {
-        assert!(Instant::now() < end, "{what}\n{}", evidence());
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 /// The numbers of the packets, file by file.

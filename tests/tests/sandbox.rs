@@ -9,7 +9,6 @@ use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use recorder_tests::judge::judge;
 use recorder_tests::lab::{Lab, machine_allows};
@@ -19,6 +18,7 @@ use recorder_tests::recorder::{Recording, binary, record, refused_call};
 use recorder_tests::rooms::root;
 use recorder_tests::rotation::files;
 use recorder_tests::truth;
+use recorder_tests::wait::wait_until;
 
 const TOOLS: [&str; 4] = ["ip", "tshark", "capinfos", "zstd"];
 const ALL_HOLDS: &str = "sandbox: no capabilities, no_new_privs, Landlock, seccomp\n";
@@ -36,14 +36,6 @@ fn connect(lab: &Lab, namespace: &Namespace, count: usize) {
         must(&mut lab.command(namespace, "client", &["tcp-client", "127.0.0.1", &server.port]));
     }
     server.running.finish().assert_code(0);
-}
-
-fn wait_until(what: &str, holds: impl Fn() -> bool) {
-    let end = Instant::now() + Duration::from_secs(60);
-    while !holds() {
-        assert!(Instant::now() < end, "{what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }
 
 /// What the kernel says of each thread: its id, and the lines of its status.
@@ -102,7 +94,8 @@ fn every_thread_has_given_up_everything_while_files_rotate_and_every_packet_has_
     assert_restricted(pid);
     connect(&lab, &namespace, 10);
     recording.running().signal(SIGUSR1);
-    wait_until("several files are done", || files(&lab.path("a.pcapng")).len() >= 3);
+    let made = || files(&lab.path("a.pcapng"));
+    wait_until("several files are done", || format!("{:?}", made()), || made().len() >= 3);
     assert_restricted(pid);
     connect(&lab, &namespace, 10);
     let output = recording.stop_with(SIGTERM);
@@ -354,8 +347,12 @@ fn a_command_that_reads_a_file_has_given_up_everything_before_its_first_byte() {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("cannot start the recorder");
         // It waits for the first byte, which does not come.
-        let restricted = || threads(child.id()).iter().all(|(_, status)| value(status, "Seccomp") == "2");
-        wait_until(&format!("{arguments:?} is restricted"), restricted);
+        let there = || threads(child.id());
+        wait_until(
+            &format!("{arguments:?} is restricted"),
+            || format!("{:#?}", there()),
+            || there().iter().all(|(_, status)| value(status, "Seccomp") == "2"),
+        );
         assert_restricted(child.id());
         let mut input = child.stdin.take().expect("standard input is a pipe");
         input.write_all(b"no capture at all").expect("it reads");

@@ -8,10 +8,10 @@ use recorder_tests::process::{must, run};
 use recorder_tests::recorder::Recording;
 use recorder_tests::rotation::{Line, files, sequence, sequence_of_cut};
 use recorder_tests::tshark::assert_others_read;
+use recorder_tests::wait::wait_until;
 
 use super::{
     LARGE_RING, NUMBERED, Report, all_numbers, assert_in_order, assert_whole, lab, names, numbers_in_cut,
-    wait_until,
 };
 
 const TOOLS: [&str; 8] = ["ip", "trafgen", "tshark", "capinfos", "tcpdump", "unshare", "nsenter", "setpriv"];

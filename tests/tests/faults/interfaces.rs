@@ -5,8 +5,9 @@ use recorder_tests::process::must;
 use recorder_tests::recorder::{Recording, record};
 use recorder_tests::rotation::{Line, sequence};
 use recorder_tests::tshark::{assert_others_read, fields};
+use recorder_tests::wait::wait_until;
 
-use super::{NUMBERED, Report, assert_in_order, assert_whole, lab, wait_until};
+use super::{NUMBERED, Report, assert_in_order, assert_whole, lab};
 
 const TOOLS: [&str; 5] = ["ip", "trafgen", "tshark", "capinfos", "tcpdump"];
 

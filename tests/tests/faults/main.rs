@@ -13,7 +13,6 @@ mod table;
 
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use recorder_tests::lab::Lab;
 use recorder_tests::process::Output;
@@ -29,15 +28,6 @@ const LARGE_RING: [&str; 2] = ["-B", "256"];
 
 fn lab() -> Lab {
     Lab::new(env!("CARGO_BIN_EXE_traffic"))
-}
-
-/// Waits until it holds; panics with what is there if that does not come.
-fn wait_until(what: &str, evidence: impl Fn() -> String, holds: impl Fn() -> bool) {
-    let end = Instant::now() + Duration::from_secs(60);
-    while !holds() {
-        assert!(Instant::now() < end, "{what}\n{}", evidence());
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 /// The final report.

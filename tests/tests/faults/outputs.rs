@@ -11,8 +11,9 @@ use recorder_tests::process::{must, run};
 use recorder_tests::recorder::{Recording, binary, record};
 use recorder_tests::rotation::{Line, files, sequence};
 use recorder_tests::tshark::assert_others_read;
+use recorder_tests::wait::wait_until;
 
-use super::{NUMBERED, Report, all_numbers, assert_in_order, lab, names, wait_until};
+use super::{NUMBERED, Report, all_numbers, assert_in_order, lab, names};
 
 const TOOLS: [&str; 4] = ["ip", "trafgen", "tshark", "capinfos"];
 

@@ -12,8 +12,9 @@ use recorder_tests::process::{Running, SIGCONT, SIGSTOP, must, run};
 use recorder_tests::recorder::{Recording, binary, record};
 use recorder_tests::rotation::{Line, sequence};
 use recorder_tests::truth;
+use recorder_tests::wait::wait_until;
 
-use super::{NUMBERED, Report, assert_in_order, assert_whole, lab, wait_until};
+use super::{NUMBERED, Report, assert_in_order, assert_whole, lab};
 
 const TOOLS: [&str; 5] = ["ip", "trafgen", "tshark", "capinfos", "tcpdump"];
 

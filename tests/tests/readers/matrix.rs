@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pcap_parser::Block;
 use recorder_tests::blocks::{Ending, walk};
@@ -16,6 +16,7 @@ use recorder_tests::seen::{
     nanoseconds,
 };
 use recorder_tests::truth;
+use recorder_tests::wait::wait_until;
 use recorder_tests::wireshark::Wireshark;
 use serde_json::Value;
 
@@ -284,7 +285,8 @@ fn missing_when_killed(namespace: &Namespace, log: &str, later: Duration) -> Dur
     let lab = lab();
     let file = lab.path("killed.pcapng");
     let recording = Recording::start(record(namespace, &["-i", "lo", "-w"]).arg(&file));
-    wait_until_it_has_written(&file);
+    let size = || fs::metadata(&file).map_or(0, |file| file.len());
+    wait_until("packets are in the file", || format!("{} bytes", size()), || size() > 10_000);
     thread::sleep(later);
     let killed = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970");
     // Dropped, it is killed.
@@ -299,12 +301,4 @@ fn missing_when_killed(namespace: &Namespace, log: &str, later: Duration) -> Dur
     let missing = first_missing.map_or(Duration::ZERO, |first| killed.saturating_sub(first));
     say(&format!("killed {later:?} after a write: {missing:?} missing"));
     missing
-}
-
-fn wait_until_it_has_written(file: &Path) {
-    let end = Instant::now() + Duration::from_secs(60);
-    while !fs::metadata(file).is_ok_and(|file| file.len() > 10_000) {
-        assert!(Instant::now() < end, "no packet came into {}", file.display());
-        thread::sleep(Duration::from_millis(10));
-    }
 }
