@@ -1,6 +1,7 @@
 //! Interfaces that go, come, go down and get other names.
 
 use recorder_tests::lab::machine_allows;
+use recorder_tests::namespace::connect;
 use recorder_tests::process::must;
 use recorder_tests::recorder::{Recording, record};
 use recorder_tests::rotation::{Line, sequence};
@@ -113,11 +114,12 @@ fn interfaces_that_come_while_any_is_recorded_are_recorded_from_their_first_pack
     for _ in 0..3 {
         must(&mut line.trafgen(&lab, 100, 100));
         line.there.ip(&["link", "del", "eth1"]);
-        recorder_tests::namespace::connect(&line.here, &line.there, 1);
+        connect(&line.here, &line.there, 1);
     }
     let report = Report::of(recording.stop(), 0);
     report.assert_accounts_for(300);
     assert_others_read(&lab.path("f.pcapng"));
     let numbers = sequence(&lab.path("f.pcapng"));
+    assert_eq!(numbers.len(), 300, "{}", report.output);
     numbers.chunks(100).for_each(|some| assert_eq!(assert_in_order(some, 1, &report.output), 100));
 }

@@ -63,12 +63,8 @@ fn with_too_few_descriptors_it_records_what_it_can_or_says_what_to_do() {
     for limit in [5, 6, 8, 20, 40, 80] {
         let name = format!("f{limit}.pcapng");
         let file = lab.text(&name);
-        let running = recorder_tests::process::Running::start(&mut limited(
-            &namespace,
-            &format!("--nofile={limit}"),
-            &["-i", "lo", "-a", "duration:0.1", "-w", &file],
-        ));
-        let output = running.finish();
+        let arguments = ["-i", "lo", "-a", "duration:0.1", "-w", &file];
+        let output = run(&mut limited(&namespace, &format!("--nofile={limit}"), &arguments));
         let told = output.stderr.to_lowercase();
         match output.status.code() {
             Some(2) => {

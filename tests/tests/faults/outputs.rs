@@ -7,10 +7,10 @@ use std::process::Command;
 
 use recorder_tests::lab::machine_allows;
 use recorder_tests::namespace::Namespace;
-use recorder_tests::process::{must, run};
+use recorder_tests::process::{Running, must, run};
 use recorder_tests::recorder::{Recording, binary, record};
 use recorder_tests::rotation::{Line, files, sequence};
-use recorder_tests::tshark::assert_others_read;
+use recorder_tests::tshark::{assert_others_read, fields};
 use recorder_tests::wait::wait_until;
 
 use super::{NUMBERED, Report, all_numbers, assert_in_order, lab, names};
@@ -183,19 +183,13 @@ fn standard_output_and_inherited_pipes_are_written_to_by_any_of_their_names() {
         let (lab, namespace) = (lab(), Namespace::new("names"));
         let server = lab.server(&namespace, "server", &["tcp-server"]);
         let client = ["tcp-client", "127.0.0.1", &server.port, "--until-eof", "--forever"];
-        let client = recorder_tests::process::Running::start(&mut lab.command(&namespace, "client", &client));
+        let client = Running::start(&mut lab.command(&namespace, "client", &client));
         let mut command = namespace.command("bash");
-        let output = must(command.args([
-            "-c",
-            way,
-            &binary(),
-            &lab.text("f.pcapng"),
-            "-i lo -c 50".split(' ').collect::<Vec<_>>().join(" ").as_str(),
-        ]));
+        let output = must(command.args(["-c", way, &binary(), &lab.text("f.pcapng"), "-i lo -c 50"]));
         drop(client);
         assert!(output.stderr.contains("50 packets captured"), "{way}\n{output}");
         assert_others_read(&lab.path("f.pcapng"));
-        let packets = recorder_tests::tshark::fields(&lab.path("f.pcapng"), "tcp", &["frame.number"]);
+        let packets = fields(&lab.path("f.pcapng"), "tcp", &["frame.number"]);
         assert_eq!(packets.len(), 50, "{way}\n{output}");
     }
 }
