@@ -189,9 +189,13 @@ fn each_connection_has_a_file_with_both_directions_and_of_many_all_are_written()
 
 #[test]
 fn several_files_do_not_fit_into_standard_output() {
-    let mut command = Command::new(binary());
-    let output =
-        command.arg("filter").arg(sample()).args(["-w", "-", "--split-by", "process"]).output().unwrap();
-    assert_eq!(output.status.code(), Some(2), "{output:?}");
-    assert!(output.stdout.is_empty());
+    for name in ["-", "/dev/stdout"] {
+        let mut command = Command::new(binary());
+        let output =
+            command.arg("filter").arg(sample()).args(["-w", name, "--split-by", "process"]).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(told.contains("several files do not fit into standard output"), "{told}");
+        assert!(output.stdout.is_empty());
+    }
 }

@@ -10,7 +10,7 @@ use super::{BUFFER, FilterArgs, Filters, comment, create, refuse_to_replace, say
 use crate::cli::{Error, FileReader, ignore_broken_pipe, late, open, open_selected, text};
 use crate::decode::{self, Decoded};
 use crate::model::{Attribution, Flow, ProcessIndex, ProcessTable};
-use crate::output::{CreateError, Output, beside};
+use crate::output::{CreateError, Output, beside, is_stdout};
 use crate::pcapng::{Copier, CopyError, ReadError, Record};
 
 /// So many files are open at once. For more, the recording is read again.
@@ -54,7 +54,7 @@ struct Files {
 /// # Errors
 /// As without `--split-by`; and if there would be too many files.
 pub(super) fn run(args: &FilterArgs, by: SplitBy) -> Result<ExitCode, Error> {
-    if args.write == Path::new("-") {
+    if is_stdout(&args.write) {
         return Err(Error::Create(CreateError {
             path: args.write.clone(),
             why: "several files do not fit into standard output".to_owned(),
