@@ -220,16 +220,23 @@ impl<R: Read> Again<R> {
 
     /// Tells the attribution what these events say, and keeps them.
     fn learn<W: Write>(&mut self, events: &[u8], writer: &mut Writer<W>) -> Result<(), AgainError> {
-        let offset = self.reader.offset();
+        let (offset, interfaces) = (self.reader.offset(), self.reader.interfaces().len());
         for entry in journal::entries(events) {
             match entry {
                 Some(Entry::Began(_)) if !self.has_begun => self.has_begun = true,
-                Some(Entry::Loopback(interface)) => self.loopbacks.push(interface),
+                // Told once, of an interface that stands in the file by then.
+                Some(Entry::Loopback(interface))
+                    if (interface.0 as usize) < interfaces && !self.loopbacks.contains(&interface) =>
+                {
+                    self.loopbacks.push(interface);
+                }
                 Some(Entry::News(news)) => {
                     self.told.add(&news);
                     self.attributor.learn(news);
                 }
-                Some(Entry::Began(_)) | None => return Err(AgainError::Damaged { offset }),
+                Some(Entry::Began(_) | Entry::Loopback(_)) | None => {
+                    return Err(AgainError::Damaged { offset });
+                }
             }
             let (flows, sockets) = self.attributor.remembered();
             if flows.max(sockets).max(self.told.processes.len()) > MOST_REMEMBERED {

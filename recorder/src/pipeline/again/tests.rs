@@ -320,6 +320,16 @@ fn events_of_another_version_are_not_guessed_at() {
 }
 
 #[test]
+fn the_loopback_interface_is_told_once_and_is_in_the_file() {
+    for interface in [0, 2] {
+        let mut recording = two_programs();
+        recording.attributor.journal_mut().unwrap().loopback(InterfaceId(interface));
+        let why = why_not(&recording.finish());
+        assert!(matches!(why, AgainError::Damaged { .. }), "{interface}: {why:?}");
+    }
+}
+
+#[test]
 fn texts_about_processes_are_bounded_and_those_told_again_do_not_count() {
     let mut recording = Recording::new(None);
     // Name and path.
