@@ -16,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use recorder::model::{Direction, LinkType, RealTime, Reception};
 use recorder::source::{
-    self, Arrival, Capture, CaptureCounts, CaptureOptions, Error, Event, InterfaceDetails, SETTLING,
+    self, Arrival, Capture, CaptureCounts, CaptureOptions, Error, Event, InterfaceDetails, Packets, SETTLING,
     Selection,
 };
 

@@ -1,11 +1,9 @@
 //! Packet times are CLOCK_REALTIME, event times CLOCK_MONOTONIC. This turns the one into the other.
 
-use std::time::Duration;
-
 use crate::model::{MonoTime, RealTime};
 
 /// A change of the offset by more than this is a step of the clock; less is slewing, or the error of measuring.
-const STEP: Duration = Duration::from_millis(1);
+const STEP_NS: i64 = 1_000_000;
 
 /// The offset between the clocks, measured anew in each round, and the one before the last step of the clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +24,7 @@ impl ClockOffset {
     /// Takes a new measurement.
     pub fn measure(&mut self, (real, mono): (RealTime, MonoTime)) {
         let offset_ns = difference(real, mono);
-        if u128::from((offset_ns - self.offset_ns).unsigned_abs()) > STEP.as_nanos() {
+        if offset_ns.abs_diff(self.offset_ns) > STEP_NS.unsigned_abs() {
             self.before_step = Some((self.offset_ns, self.measured));
         }
         self.offset_ns = offset_ns;
@@ -35,16 +33,22 @@ impl ClockOffset {
 
     /// When, on the clock of the events, a packet of this time was captured: never later than the last measurement,
     /// since a packet that was taken is not from the future. A time that the new offset puts before the step or into the
-    /// future was taken from the clock as it stood before the step.
+    /// future was taken from the clock as it stood before the step; if that puts it into the future too, there was an earlier step, and
+    /// all that is known is that the packet came before the last one. So with time passing each packet becomes old.
     pub fn mono(&self, time: RealTime) -> MonoTime {
         // Of a file's offset anything may be expected.
         let by = |offset_ns: i64| (time.as_ns() as i64).saturating_sub(offset_ns);
         let latest = i64::try_from(self.measured.as_ns()).unwrap_or(i64::MAX);
+        let is_future = |ns: i64| ns.saturating_sub(latest) > STEP_NS;
         let mut ns = by(self.offset_ns);
-        if let Some((offset_ns, last)) = self.before_step
-            && (ns > latest || ns < last.as_ns() as i64)
-        {
-            ns = by(offset_ns);
+        if let Some((offset_ns, last)) = self.before_step {
+            let last = i64::try_from(last.as_ns()).unwrap_or(i64::MAX);
+            if is_future(ns) || ns < last {
+                ns = by(offset_ns);
+            }
+            if is_future(ns) {
+                ns = last;
+            }
         }
         MonoTime::from_ns(u64::try_from(ns.clamp(0, latest)).unwrap_or(0))
     }
@@ -99,6 +103,26 @@ mod tests {
         clock.measure(at(5003, 13));
         assert_eq!(clock.mono(RealTime::from_ns(1001 * SECOND)), MonoTime::from_ns(11 * SECOND));
         assert_eq!(clock.mono(RealTime::from_ns(5003 * SECOND)), MonoTime::from_ns(13 * SECOND));
+    }
+
+    #[test]
+    fn a_packet_from_before_two_steps_backward_is_from_before_the_last_one() {
+        let mut clock = ClockOffset::new(at(10_000, 10));
+        clock.measure(at(5001, 11));
+        clock.measure(at(2, 12));
+        for mono_s in [12, 20, 3000] {
+            clock.measure(at(mono_s - 10, mono_s));
+            assert_eq!(clock.mono(RealTime::from_ns(10_000 * SECOND)), MonoTime::from_ns(11 * SECOND));
+        }
+    }
+
+    #[test]
+    fn long_after_a_step_a_packet_that_seems_a_little_late_is_of_now() {
+        let mut clock = ClockOffset::new(at(5000, 10));
+        clock.measure(at(1, 11));
+        clock.measure(at(2, 12));
+        let late = RealTime::from_ns(2 * SECOND + 1000);
+        assert_eq!(clock.mono(late), MonoTime::from_ns(12 * SECOND));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::{Plan, Signals};
 use crate::attribution::clock::ClockOffset;
@@ -200,7 +201,10 @@ impl<'a> Files<'a> {
     }
 
     /// When the current file ends by its duration or interval: packets of this time belong to the next one.
-    pub(super) fn ends_at(&self, clock: &ClockOffset) -> Option<RealTime> {
+    pub(super) fn ends_at(&mut self, clock: &ClockOffset, present: RealTime) -> Option<RealTime> {
+        if let (Some(ends), Some(interval)) = (&mut self.interval_ends, interval(self.plan)) {
+            *ends = end_seen_from(present, *ends, interval);
+        }
         let duration = self.plan.rotation.as_ref().and_then(|rotation| rotation.duration);
         let by_duration = duration.map(|duration| clock.real(self.began.plus(duration)));
         by_duration.into_iter().chain(self.interval_ends).min()
@@ -510,9 +514,7 @@ impl<'a> Files<'a> {
 
     /// Intervals are counted from 1970 on, as dumpcap does: one of 60 seconds ends with the minute.
     fn end_of_interval(&self, begin: RealTime) -> Option<RealTime> {
-        let interval = self.plan.rotation.as_ref()?.interval?.as_nanos() as u64;
-        let ends = (begin.as_ns() / interval + 1).saturating_mul(interval);
-        Some(RealTime::from_ns(ends))
+        interval(self.plan).map(|interval| next_multiple(begin, interval))
     }
 
     /// What the writer says to something that it has taken in.
@@ -534,6 +536,23 @@ impl<'a> Files<'a> {
     }
 }
 
+fn interval(plan: &Plan) -> Option<Duration> {
+    plan.rotation.as_ref()?.interval
+}
+
+fn next_multiple(begin: RealTime, interval: Duration) -> RealTime {
+    let interval = interval.as_nanos() as u64;
+    RealTime::from_ns((begin.as_ns() / interval + 1).saturating_mul(interval))
+}
+
+/// The end of an interval that has begun. If it is further ahead than any can be, the clock was set back meanwhile: then the interval is
+/// that of the present, or there would be no next file for as long as the step was.
+fn end_seen_from(present: RealTime, ends: RealTime, interval: Duration) -> RealTime {
+    let next = next_multiple(present, interval);
+    // The present of the packets lags behind a little, and may be in the interval before.
+    if ends.since(next) > interval { next } else { ends }
+}
+
 fn manner(plan: &Plan) -> Manner {
     let owner = plan.invoker.as_ref().map(|invoker| (invoker.uid, invoker.gid));
     Manner { force: plan.force, owner, compression: plan.compression }
@@ -544,5 +563,23 @@ fn remove(path: &Path) -> io::Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_the_clock_was_set_back_the_interval_is_that_of_the_present() {
+        let minute = Duration::from_secs(60);
+        let at = |seconds: u64| RealTime::from_ns(seconds * 1_000_000_000);
+        let began = at(7203);
+        let ends = next_multiple(began, minute);
+        assert_eq!(ends, at(7260));
+        for present in [7199, 7203, 7259, 7260, 9000] {
+            assert_eq!(end_seen_from(at(present), ends, minute), ends, "seen from {present}");
+        }
+        assert_eq!(end_seen_from(at(3610), ends, minute), at(3660), "an hour back");
     }
 }

@@ -291,10 +291,9 @@ impl<'a> Recording<'a> {
         if let Err(error) = self.capture.wait(timeout, &[]) {
             self.failure.get_or_insert(error);
         }
-        let real = self.take_events();
+        self.take_events();
         self.look(observer);
-        let deadline = real.as_ns().saturating_sub(self.hold_back().as_nanos() as u64);
-        self.write_files_until(RealTime::from_ns(deadline), observer);
+        self.write_files_until(self.watermark.minus(self.hold_back()), observer);
         self.tell(observer);
         self.flush(self.flushed.plus(self.flush_interval()));
         self.afterwards.look(observer);
@@ -304,7 +303,6 @@ impl<'a> Recording<'a> {
     /// Until the oldest waiting packet is due, within bounds. Those that became due during the last round have to wait
     /// too: under load some always have, and a round for a handful of packets costs more than the packets.
     fn time_to_wait(&mut self) -> Duration {
-        let (real, _) = now();
         let hold_back = self.hold_back();
         match self.capture.next_time() {
             // Some were due already when the last round began.
@@ -313,7 +311,9 @@ impl<'a> Recording<'a> {
                 // Waiting for a scan is over when it is due: a packet's own time does not tell.
                 let scan = match &self.witness {
                     Witness::Procfs(scans) => scans.due(true).since(now().1),
-                    Witness::Ebpf(_) | Witness::Nobody => hold_back.saturating_sub(real.since(oldest)),
+                    Witness::Ebpf(_) | Witness::Nobody => {
+                        hold_back.saturating_sub(now().1.since(self.clock.mono(oldest)))
+                    }
                 };
                 scan.clamp(SHORTEST_ROUND, ROUND)
             }
@@ -339,14 +339,14 @@ impl<'a> Recording<'a> {
         }
     }
 
-    /// Takes all events that there are. What happened before the time that comes back is known then, less what was lost.
-    fn take_events(&mut self) -> RealTime {
+    /// Takes all events that there are. What happened before the watermark is known then, less what was lost.
+    fn take_events(&mut self) {
         let measured = now();
         self.clock.measure(measured);
-        let (real, mono) = measured;
+        let (_, mono) = measured;
         let Witness::Ebpf(kernel_side) = &mut self.witness else {
             self.watermark = mono;
-            return real;
+            return;
         };
         kernel_side.drain(|event| self.events.push(event));
         // That some were lost is told first: it says how far the others can be believed.
@@ -371,7 +371,6 @@ impl<'a> Recording<'a> {
             self.to_mend = false;
         }
         self.watermark = mono;
-        real
     }
 
     /// Takes the first look at the sockets, to hand it on when all events from before are there.
@@ -413,18 +412,23 @@ impl<'a> Recording<'a> {
         }
     }
 
-    /// Writes the packets up to `deadline`, each into the file that its time or size puts it in, or the first
+    /// Writes the packets that were captured up to `deadline`, each into the file that its time or size puts it in, or the first
     /// [`MOST_AT_ONCE`] of them.
-    fn write_files_until(&mut self, deadline: RealTime, observer: &mut dyn Observer) {
+    fn write_files_until(&mut self, deadline: MonoTime, observer: &mut dyn Observer) {
         self.is_behind = false;
         let mut left = MOST_AT_ONCE;
+        let present = self.clock.real(deadline);
         while self.failure.is_none() && !self.is_full() {
-            let ends = self.files.ends_at(&self.clock).filter(|ends| *ends <= deadline && !self.is_ending);
-            let until = ends.map_or(deadline, |ends| RealTime::from_ns(ends.as_ns().saturating_sub(1)));
-            match (self.write_until(until, &mut left), ends) {
+            let ends = self.files.ends_at(&self.clock, present);
+            let ends = ends.filter(|ends| *ends <= present && !self.is_ending);
+            match (self.write_until(deadline, ends, &mut left), ends) {
                 (Stopped::Full(at), _) => self.switch(at, observer),
                 (Stopped::Nothing, Some(ends)) => {
-                    let next = self.capture.next_time().map_or(deadline, |next| next.min(deadline));
+                    let next = self.capture.next_time().map_or(present, |next| next.min(present));
+                    // The clock was set forward: one of this file still waits for its owner.
+                    if next < ends {
+                        return;
+                    }
                     self.switch(self.files.next_begins_at(ends, next), observer);
                 }
                 (Stopped::Nothing, None) => return,
@@ -436,12 +440,20 @@ impl<'a> Recording<'a> {
         }
     }
 
-    /// Writes the packets up to `deadline` into the current file, at most `left` of them.
-    fn write_until(&mut self, deadline: RealTime, left: &mut usize) -> Stopped {
+    /// Writes the packets that were captured up to `deadline` and whose time is before the file's end into the current file, at most `left`
+    /// of them.
+    fn write_until(&mut self, deadline: MonoTime, ends: Option<RealTime>, left: &mut usize) -> Stopped {
+        // The clock of the packets may be set meanwhile: whether they have waited for long enough, and which of several rings has the
+        // oldest, tells the other one.
+        let clock = self.clock;
+        let due = |time: RealTime| {
+            let place = clock.mono(time);
+            (place <= deadline && ends.is_none_or(|ends| time < ends)).then_some(place)
+        };
         let mut moment = Some(Moment { clock: self.clock, known_until: self.known_until() });
         while *left > 0 && self.failure.is_none() && !self.is_full() {
             *left -= 1;
-            let Some(arrival) = self.capture.next(deadline) else { return Stopped::Nothing };
+            let Some(arrival) = self.capture.next_due(due) else { return Stopped::Nothing };
             let source::Arrival { packet, interfaces, origins } = arrival;
             let id = packet.interface.0 as usize;
             let (Some(interface), Some(origin)) = (interfaces.get(id), origins.get(id)) else { continue };
@@ -698,7 +710,7 @@ impl<'a> Recording<'a> {
         {
             // What fails here has failed before.
             let _ = self.capture.wait(SHORTEST_ROUND, &[]);
-            while let Some(arrival) = self.capture.next(RealTime::from_ns(u64::MAX)) {
+            while let Some(arrival) = self.capture.next_due(|time| Some(self.clock.mono(time))) {
                 let id = arrival.packet.interface.0 as usize;
                 self.statistics.interface(id).dropped_by_us += 1;
                 lost += 1;

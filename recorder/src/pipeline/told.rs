@@ -192,7 +192,7 @@ impl<L: Live> Recording<'_, L> {
     fn write_files(&mut self, observer: &mut dyn Observer) {
         loop {
             let present = now();
-            let ends = self.files.ends_at(&self.clock).filter(|ends| *ends <= present);
+            let ends = self.files.ends_at(&self.clock, present).filter(|ends| *ends <= present);
             let until = ends.map_or(u64::MAX, |ends| ends.as_ns().saturating_sub(1));
             match (self.write_until(RealTime::from_ns(until)), ends) {
                 (Stopped::Full(at), _) => self.switch(at, observer),

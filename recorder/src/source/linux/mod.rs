@@ -31,7 +31,9 @@ use self::ring::{Refusal, Ring, RingOptions};
 use super::{
     Arrival, CaptureCounts, CaptureOptions, Error, Event, InterfaceOrigin, Packets, Selection, Woken,
 };
-use crate::model::{Direction, Interface, InterfaceCounts, InterfaceId, Packet, RealTime, Reception};
+use crate::model::{
+    Direction, Interface, InterfaceCounts, InterfaceId, MonoTime, Packet, RealTime, Reception,
+};
 
 pub use interfaces::interfaces;
 pub use transmit::{Transmitter, wake_in_time};
@@ -41,10 +43,6 @@ pub use {frame::packets_in, links::link_changes_in};
 /// After this time the kernel has handed over every packet that it had: the block timer runs for 10 ms, notices an open
 /// block at its second expiry, and both are rounded up to the tick, which is 10 ms where HZ is 100.
 pub const SETTLING: Duration = Duration::from_millis(40);
-
-/// A packet that is so much later than the deadline is not waited for: it is not from the future, the clock was set back.
-/// Waiting would stop the ring for as long as the step was.
-const CLOCK_STEP_NS: u64 = 10_000_000_000;
 
 /// A running capture.
 #[derive(Debug)]
@@ -174,18 +172,19 @@ impl Capture {
         self.sources.iter().all(is_gone)
     }
 
-    /// The oldest packet, if it is not later than `deadline`; the end of time takes whatever there is.
+    /// The oldest packet, if it is due. `due` is told the time of a packet and gives its place, on a clock that nobody sets; none if it
+    /// is not due yet.
     ///
     /// The packet borrows its ring: the kernel gets the block back at a later call, when all its packets are taken. So
     /// a packet that is not asked for waits in the ring, and nothing overtakes it.
     ///
-    /// Packets of one ring come in the kernel's order. Those of several rings come in order of time as long as
-    /// `deadline` is no later than now minus [`SETTLING`], since until then a ring may have an older packet in the block
+    /// Packets of one ring come in the kernel's order. Those of several rings come in the order of their places as long as
+    /// none is due before [`SETTLING`] has passed since it was captured: until then a ring may have an older packet in the block
     /// that the kernel is still filling.
     #[inline]
-    pub fn next(&mut self, deadline: RealTime) -> Option<Arrival<'_>> {
+    pub fn next_due(&mut self, due: impl Fn(RealTime) -> Option<MonoTime>) -> Option<Arrival<'_>> {
         let taken = loop {
-            let source = self.earliest(deadline)?;
+            let source = self.earliest(&due)?;
             if let Some(taken) = self.take(source) {
                 break taken;
             }
@@ -196,25 +195,23 @@ impl Capture {
         Some(Arrival { packet, interfaces: self.known.interfaces(), origins: self.known.origins() })
     }
 
-    /// The time of the packet that `next` would give out with a deadline at the end of time.
+    /// The earliest time of a packet that can be taken.
     pub fn next_time(&mut self) -> Option<RealTime> {
         self.sources.iter_mut().filter_map(|source| source.ring.head()).min()
     }
 
-    /// The source whose first packet is the oldest, if that one is due.
+    /// The source whose first packet is the oldest of those that are due.
     #[inline]
-    fn earliest(&mut self, deadline: RealTime) -> Option<usize> {
-        let mut earliest: Option<(usize, RealTime)> = None;
+    fn earliest(&mut self, due: impl Fn(RealTime) -> Option<MonoTime>) -> Option<usize> {
+        let mut earliest: Option<(usize, MonoTime)> = None;
         for (index, source) in self.sources.iter_mut().enumerate() {
-            if let Some(head) = source.ring.head()
-                && earliest.is_none_or(|(_, time)| head < time)
+            if let Some(place) = source.ring.head().and_then(&due)
+                && earliest.is_none_or(|(_, first)| place < first)
             {
-                earliest = Some((index, head));
+                earliest = Some((index, place));
             }
         }
-        let (index, time) = earliest?;
-        let is_due = time <= deadline || time.as_ns() - deadline.as_ns() > CLOCK_STEP_NS;
-        is_due.then_some(index)
+        earliest.map(|(index, _)| index)
     }
 
     /// Takes the first packet of a ring; none if it does not pass the filter, or is damaged.
@@ -347,7 +344,7 @@ impl Capture {
     }
 
     /// Lets nothing further in. What is in the rings can be taken, and has all been handed over after [`SETTLING`];
-    /// then [`CaptureCounts::waiting`] goes to 0 as `next` takes it.
+    /// then [`CaptureCounts::waiting`] goes to 0 as [`Self::next_due`] takes it.
     pub fn stop(&mut self) -> io::Result<()> {
         self.sources.iter().try_for_each(|source| source.ring.stop())
     }
@@ -500,8 +497,10 @@ fn source(ring: Ring, target: Target, known: &mut Known) -> Source {
 }
 
 impl Packets for Capture {
+    /// By their own times. Where the clock is set back meanwhile, a packet from before is not given out until the deadline has reached its
+    /// time again: the end of time is the deadline that does not wait.
     fn next(&mut self, deadline: RealTime) -> Option<Arrival<'_>> {
-        Self::next(self, deadline)
+        self.next_due(|time| (time <= deadline).then(|| MonoTime::from_ns(time.as_ns())))
     }
 
     fn wait(&mut self, timeout: Duration) -> io::Result<()> {
