@@ -272,7 +272,11 @@ impl fmt::Display for Judgement {
 
 /// Judges every packet of a socket in a file by what the programs said.
 pub fn judge(file: &Path, truths: &[Truth]) -> Judgement {
-    let packets = packets(file, "frame");
+    judge_these(packets(file, "frame"), file, truths)
+}
+
+/// The same of these, which are all that the file has; their times may be on another clock, if the truth is.
+pub fn judge_these(packets: Vec<Packet>, file: &Path, truths: &[Truth]) -> Judgement {
     let mut disagreements = blocks::disagreements(file);
     disagreements.extend(strange_threads(&blocks::ids(file), truths));
     let book = Book::new(truths, &packets);

@@ -9,6 +9,7 @@ use std::thread;
 
 use tempfile::TempDir;
 
+use crate::clock::BOOT_TIME;
 use crate::namespace::Namespace;
 use crate::process::Running;
 use crate::sys;
@@ -80,13 +81,19 @@ pub fn say(text: &str) {
 pub struct Lab {
     folder: TempDir,
     traffic: PathBuf,
+    is_by_boot_time: bool,
 }
 
 impl Lab {
     /// A new folder. `traffic` is the binary that the programs are copies of.
     pub fn new(traffic: impl Into<PathBuf>) -> Self {
         let folder = TempDir::with_prefix("recorder-test-").expect("cannot make a temporary folder");
-        Self { folder, traffic: traffic.into() }
+        Self { folder, traffic: traffic.into(), is_by_boot_time: false }
+    }
+
+    /// The same where the time of day will be set: the programs tell times since the machine was started.
+    pub fn by_boot_time(traffic: impl Into<PathBuf>) -> Self {
+        Self { is_by_boot_time: true, ..Self::new(traffic) }
     }
 
     /// A path in the folder.
@@ -132,6 +139,9 @@ impl Lab {
     pub fn command(&self, namespace: &Namespace, name: &str, arguments: &[&str]) -> Command {
         let mut command = namespace.command(self.program(name));
         command.args(arguments).args(["--log", &self.log()]);
+        if self.is_by_boot_time {
+            command.env(BOOT_TIME, "1");
+        }
         command
     }
 

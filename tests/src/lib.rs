@@ -10,6 +10,7 @@ pub mod blocks;
 pub mod browser;
 pub mod capture;
 pub mod cgroup;
+pub mod clock;
 pub mod disk;
 pub mod document;
 pub mod judge;

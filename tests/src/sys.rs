@@ -50,6 +50,26 @@ pub(crate) fn wait(pid: u32) -> (ExitStatus, Duration, u64) {
     (ExitStatus::from_raw(status), duration(usage.ru_utime) + duration(usage.ru_stime), peak_memory)
 }
 
+/// What a clock shows.
+pub(crate) fn clock(clock: libc::clockid_t) -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a live value of the right type.
+    let result = unsafe { libc::clock_gettime(clock, &raw mut time) };
+    assert_eq!(result, 0, "clock_gettime failed: {}", io::Error::last_os_error());
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// Sets CLOCK_REALTIME, of the whole machine.
+pub(crate) fn set_real_time(time: Duration) {
+    let time = libc::timespec {
+        tv_sec: time.as_secs() as libc::time_t,
+        tv_nsec: time.subsec_nanos() as libc::c_long,
+    };
+    // SAFETY: the pointer is to a live value of the right type.
+    let result = unsafe { libc::clock_settime(libc::CLOCK_REALTIME, &raw const time) };
+    assert_eq!(result, 0, "clock_settime failed: {}", io::Error::last_os_error());
+}
+
 fn duration(time: libc::timeval) -> Duration {
     Duration::from_secs(time.tv_sec as u64) + Duration::from_micros(time.tv_usec as u64)
 }

@@ -17,7 +17,7 @@ const UNSAFE: [&str; 10] = [
     "recorder/tests/live_source.rs",    // unshare and raw sockets
     "recorder/tests/sandbox.rs",        // system calls that must be refused, made as they are
     "tests/src/bin/traffic/sys.rs",     // fork, null-address accept, AF_PACKET: what std has no word for
-    "tests/src/sys.rs",                 // setns, wait4, kill
+    "tests/src/sys.rs",                 // setns, wait4, kill, clocks
 ];
 
 fn source(path: &str, text: &str) -> Source {

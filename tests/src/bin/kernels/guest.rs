@@ -10,6 +10,7 @@ use recorder_tests::lab::say;
 use recorder_tests::process::run;
 use recorder_tests::recorder;
 
+use crate::clocks;
 use crate::samples::SAMPLES;
 use crate::stories::{STORIES, Stage, Story};
 
@@ -24,8 +25,9 @@ pub(crate) const RECORDING: &str = "pcapng";
 pub(crate) const TRUTH: &str = "jsonl";
 pub(crate) const FAILURE: &str = "failure";
 
-/// A word on the kernel's command line, of which it makes a variable for the first process: the stories of samples
-/// are played, and no others.
+/// A word on the kernel's command line, of which it makes a variable for the first process: this is a machine of ours.
+pub(crate) const EMULATED: &str = "EMULATED_MACHINE";
+/// Another one: the stories of samples are played, and no others.
 pub(crate) const ONLY_SAMPLES: &str = "ONLY_SAMPLES";
 
 /// Runs everything, in the guest.
@@ -38,8 +40,13 @@ pub(crate) fn run_all(out: &Path) {
     let code = strict.status.code().expect("it ends by itself");
     fs::write(out.join(STRICT), format!("{code}\n{}", strict.stderr)).expect("cannot write");
     // The line that the kernel was booted with says so.
-    let stories = if std::env::var_os(ONLY_SAMPLES).is_some() { &SAMPLES[..] } else { &STORIES[..] };
-    play_all(stories.iter(), out);
+    if std::env::var_os(ONLY_SAMPLES).is_some() {
+        return play_all(SAMPLES.iter(), out);
+    }
+    play_all(STORIES.iter(), out);
+    // Last, for after it the clock is wrong.
+    say("playing: the clock is set, the machine sleeps");
+    attempt(&out.join(clocks::file(FAILURE)), || clocks::play(out));
 }
 
 /// Plays stories; leaves in a folder what came of each, and which kernel this is.
@@ -48,12 +55,17 @@ pub(crate) fn play_all<'a>(stories: impl Iterator<Item = &'a Story>, out: &Path)
     fs::write(out.join(RELEASE), release.trim()).expect("cannot write");
     for story in stories {
         say(&format!("playing: {}", story.name));
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| play(story, out))) {
-            let text = panic.downcast_ref::<String>().cloned();
-            let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
-            let text = text.unwrap_or_else(|| "it does not tell why".to_string());
-            fs::write(out.join(story.file(FAILURE)), text).expect("cannot write");
-        }
+        attempt(&out.join(story.file(FAILURE)), || play(story, out));
+    }
+}
+
+/// Plays something; leaves in a file why that was not possible.
+fn attempt(failure: &Path, play: impl FnOnce()) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(play)) {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
+        let text = text.unwrap_or_else(|| "it does not tell why".to_string());
+        fs::write(failure, text).expect("cannot write");
     }
 }
 

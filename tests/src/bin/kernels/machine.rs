@@ -1,6 +1,7 @@
 //! The emulated machine.
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -8,10 +9,13 @@ use std::time::{Duration, Instant};
 
 use recorder_tests::process::must;
 
+use crate::guest::EMULATED;
 use crate::packages::remake;
 
 /// After this long, something hangs. It takes some minutes, where nobody else computes.
 const DEADLINE: Duration = Duration::from_secs(60 * 60);
+/// How often it is woken, should it sleep.
+const WAKE_EVERY: Duration = Duration::from_secs(3);
 /// What a kernel says that is not well.
 const ALARMS: [&str; 7] =
     ["Kernel panic", "Oops", "BUG:", "WARNING:", "Call Trace", "general protection fault", "stall"];
@@ -27,7 +31,9 @@ pub(crate) fn run(kernel: &Path, image: &Path, folder: &Path, words: &str) -> Pa
     command.args(["-smp", "1", "-m", "1024"]);
     command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
     command.arg("-kernel").arg(kernel).arg("-initrd").arg(image);
-    command.args(["-append", &format!("console=ttyS0 quiet panic=-1 oops=panic {words}")]);
+    command.args(["-append", &format!("console=ttyS0 quiet panic=-1 oops=panic {EMULATED}=1 {words}")]);
+    // Where it is woken. Its own alarm may come before it sleeps, for that goes by the time out here.
+    command.args(["-monitor", "stdio"]);
     for line in [&console, &packed] {
         command.arg("-serial").arg(format!("file:{}", line.display()));
     }
@@ -46,8 +52,16 @@ struct Emulator(Child);
 
 impl Emulator {
     fn start(command: &mut Command) -> Self {
-        command.stdin(Stdio::null()).stdout(Stdio::null());
+        command.stdin(Stdio::piped()).stdout(Stdio::null());
         Self(command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}")))
+    }
+
+    /// If it sleeps.
+    fn wake(&mut self) {
+        if let Some(monitor) = &mut self.0.stdin {
+            // It may have ended by itself.
+            let _ = monitor.write_all(b"system_wakeup\n");
+        }
     }
 }
 
@@ -63,12 +77,17 @@ impl Drop for Emulator {
 fn wait_for(emulator: &mut Emulator, console: &Path) -> String {
     let said = || String::from_utf8_lossy(&fs::read(console).unwrap_or_default()).into_owned();
     let end = Instant::now() + DEADLINE;
+    let mut woken = Instant::now();
     loop {
         if let Some(status) = emulator.0.try_wait().expect("cannot wait for QEMU") {
             assert!(status.success(), "QEMU failed: {status}\n--- console\n{}", said());
             return said();
         }
         assert!(Instant::now() < end, "the machine did not end\n--- console\n{}", said());
+        if woken.elapsed() >= WAKE_EVERY {
+            emulator.wake();
+            woken = Instant::now();
+        }
         thread::sleep(Duration::from_millis(100));
     }
 }

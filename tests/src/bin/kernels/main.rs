@@ -5,6 +5,7 @@
 #![expect(clippy::expect_used, reason = "what cannot be set up cannot be judged")]
 #![expect(clippy::panic, reason = "the same")]
 
+mod clocks;
 mod guest;
 mod hooks;
 mod image;

@@ -181,7 +181,7 @@ fn procfs(stage: &Stage) {
     stage.record_lossy(&[KEEP, "--attribution", "procfs"], |_| {
         let Some(before) = before.take() else { return };
         fs::write(&go, "").expect("cannot write the signal to go");
-        wait_for_packets(&stage.recording(), 2 * WAYS);
+        wait_for_packets(&stage.recording(), 2 * WAYS, PATIENCE);
         fs::write(&end, "").expect("cannot write the signal to end");
         before.into_iter().for_each(|(client, _)| {
             client.finish().assert_code(0);
@@ -190,8 +190,8 @@ fn procfs(stage: &Stage) {
 }
 
 /// Waits until so many packets are written.
-fn wait_for_packets(file: &Path, count: usize) {
-    let end = Instant::now() + PATIENCE;
+pub(crate) fn wait_for_packets(file: &Path, count: usize, patience: Duration) {
+    let end = Instant::now() + patience;
     loop {
         let shown = run(Command::new(binary()).arg("show").arg(file));
         if shown.stdout.lines().count() >= count {

@@ -1,7 +1,7 @@
 //! What is recorded in the guest. Each story is one recording, on all interfaces of a namespace, of what is played over
 //! loopback and over veth to another namespace, over IPv4 and IPv6.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use recorder_tests::lab::{Lab, Server};
 use recorder_tests::namespace::{Namespace, connect};
@@ -35,7 +35,7 @@ const DATAGRAMS: usize = 5;
 const TURNS: usize = 3;
 pub(crate) const WAYS: usize = 4;
 /// SYN, SYN+ACK, ACK, request, reply, two FINs and their ACKs, of which one may ride on another packet.
-const TCP_PACKETS: usize = 8;
+pub(crate) const TCP_PACKETS: usize = 8;
 
 pub(crate) const STORIES: [Story; 6] = [
     Story {
@@ -86,10 +86,19 @@ pub(crate) struct Stage {
 
 impl Stage {
     pub(crate) fn new() -> Self {
+        Self::of(Lab::new)
+    }
+
+    /// Where the time of day will be set.
+    pub(crate) fn by_boot_time() -> Self {
+        Self::of(Lab::by_boot_time)
+    }
+
+    fn of(lab: impl Fn(PathBuf) -> Lab) -> Self {
         let own = std::env::current_exe().expect("this program has a path");
         let (here, there) = (Namespace::new("here"), Namespace::new("there"));
         connect(&here, &there, 1);
-        Self { lab: Lab::new(own.with_file_name("traffic")), here, there }
+        Self { lab: lab(own.with_file_name("traffic")), here, there }
     }
 
     /// The recording.
@@ -114,11 +123,15 @@ impl Stage {
     }
 
     fn played(&self, arguments: &[&str], mut play: impl FnMut(&Way<'_>)) -> Output {
-        let file = self.lab.text("recording.pcapng");
-        let all = [&["-i", "any", "-w", &file], arguments].concat();
-        let recording = Recording::start(&mut record(&self.here, &all));
+        let recording = self.start(&self.recording(), &[&["-i", "any"], arguments].concat());
         self.ways().iter().for_each(&mut play);
         recording.stop()
+    }
+
+    /// Starts a recording.
+    pub(crate) fn start(&self, file: &Path, arguments: &[&str]) -> Recording {
+        let mut command = record(&self.here, arguments);
+        Recording::start(command.arg("-w").arg(file))
     }
 
     /// From here to here and from here to there.
@@ -177,11 +190,16 @@ impl Way<'_> {
 
     /// Runs so many clients, one after the other.
     pub(crate) fn clients(&self, count: usize, protocol: &str, port: &str) {
+        self.start_clients(count, protocol, port).finish().assert_code(0);
+    }
+
+    /// Starts a program that does so.
+    pub(crate) fn start_clients(&self, count: usize, protocol: &str, port: &str) -> Running {
         let (lab, to, count) = (&self.stage.lab, socket_address(self.server, port), count.to_string());
         let client = lab.program("client");
         let arguments =
             ["storm", "--count", &count, "--protocol", protocol, "--to", &to, "--client", &client];
-        must(&mut lab.command(&self.stage.here, "storm", &arguments));
+        Running::start(&mut lab.command(&self.stage.here, "storm", &arguments))
     }
 
     fn unspecified(&self) -> &'static str {

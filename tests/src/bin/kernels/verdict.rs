@@ -11,6 +11,7 @@ use recorder_tests::truth;
 use serde_json::Value;
 
 use crate::Kernel;
+use crate::clocks;
 use crate::guest::{DOCTOR, FAILURE, RECORDING, RELEASE, STRICT, TRUTH};
 use crate::hooks::HOOKS;
 use crate::samples::{SAMPLES, assert_replayed};
@@ -29,6 +30,7 @@ pub(crate) fn judge(kernel: &Kernel, column: usize, results: &Path, of_samples: 
     } else {
         let stories = STORIES.iter();
         checks.extend(stories.map(|story| -> Check<'_> { Box::new(|| judge_story(&name, story, results)) }));
+        checks.push(Box::new(|| clocks::judge(&name, results)));
     }
     assert_all_hold(&name, checks);
 }

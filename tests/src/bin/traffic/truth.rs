@@ -1,6 +1,7 @@
 //! What a program says about itself: one JSON line for each socket (or turn of use of a socket), written at its end.
 //!
-//! `start_ns` and `end_ns` are CLOCK_REALTIME, as the times of packets are. `start_ns` is before the first packet of a
+//! `start_ns` and `end_ns` are CLOCK_REALTIME, as the times of packets are; where that is set meanwhile, a variable asks for
+//! CLOCK_BOOTTIME ([`BOOT_TIME`]). `start_ns` is before the first packet of a
 //! client; for an accepted connection it is the moment after accept. A line with an `end_ns` of 0 says that the socket is
 //! open; another one of the same process, socket and start may say later when it ended. `closing_ns` is before the close,
 //! and 0 if that is not told.
@@ -11,10 +12,13 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::OnceLock;
+use std::sync::{LazyLock, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use recorder_tests::clock::{self, BOOT_TIME};
+
 static NAME: OnceLock<Vec<u8>> = OnceLock::new();
+static IS_BY_BOOT_TIME: LazyLock<bool> = LazyLock::new(|| std::env::var_os(BOOT_TIME).is_some());
 
 /// Remembers the name of this program: the last part of the path it was started by.
 pub(crate) fn set_name(path: &OsStr) {
@@ -22,8 +26,11 @@ pub(crate) fn set_name(path: &OsStr) {
     NAME.get_or_init(|| name.to_vec());
 }
 
-/// Nanoseconds since the epoch.
+/// Nanoseconds since the epoch, or since the machine was started.
 pub(crate) fn now_ns() -> u128 {
+    if *IS_BY_BOOT_TIME {
+        return clock::boot().as_nanos();
+    }
     SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is before 1970").as_nanos()
 }
 
