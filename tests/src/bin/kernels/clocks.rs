@@ -44,6 +44,9 @@ const HOUR: i64 = 60 * 60;
 /// For how long the machine sleeps, at least, and how often it may be woken before.
 const SLEEP: Duration = Duration::from_secs(2);
 const SLEEPS: usize = 10;
+/// How long it is awake between two sleeps: packets from before the first have been written then. That two steps follow each other
+/// sooner is a limit (docs/LIMITS.md).
+const AWAKE: Duration = Duration::from_millis(200);
 /// How soon all packets are in the file, or the recording has ended, whatever was done to the clock: less than any step.
 const SOON: Duration = Duration::from_secs(3);
 
@@ -76,6 +79,7 @@ fn the_machine_sleeps() {
         if slept() - before >= SLEEP {
             return;
         }
+        thread::sleep(AWAKE);
     }
     panic!("it slept for {:?}", slept() - before);
 }
