@@ -26,7 +26,7 @@ impl Story {
 }
 
 /// Clients of each kind on each way. Every one is a process of its own.
-const LIVES: usize = 25;
+const LIVES: usize = 15;
 const CHILDREN: usize = 3;
 /// How many connections each child takes before it ends.
 const ACCEPTS: usize = 4;
