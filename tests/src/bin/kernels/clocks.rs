@@ -159,14 +159,14 @@ pub(crate) fn judge(name: &str, results: &Path) {
 }
 
 /// Moves the times of packets, which are in the order in which they were captured, to the clock that nobody sets. Between two of them there
-/// are seconds at most; a step is more.
+/// is less than half an hour, however long the machine sleeps, and less than a step back where the clock is set back.
 fn by_boot_time(mut packets: Vec<Packet>, offsets: &[i64], context: &str) -> Vec<Packet> {
     const SECOND_NS: i64 = 1_000_000_000;
     let (mut step, mut last_ns) = (0, None);
     for packet in &mut packets {
         let boot_ns = |step: usize| packet.time_ns as i64 - offsets[step];
         let is_next = |time_ns| {
-            last_ns.is_none_or(|last_ns| (-SECOND_NS..60 * SECOND_NS).contains(&(time_ns - last_ns)))
+            last_ns.is_none_or(|last_ns| (-SECOND_NS..HOUR * SECOND_NS / 2).contains(&(time_ns - last_ns)))
         };
         let found = (step..offsets.len()).find(|step| is_next(boot_ns(*step)));
         step = found.unwrap_or_else(|| {
