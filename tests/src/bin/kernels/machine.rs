@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use recorder_tests::process::must;
 
-use crate::guest::EMULATED;
 use crate::packages::remake;
 
 /// After this long, something hangs. It takes some minutes, where nobody else computes.
@@ -31,7 +30,7 @@ pub(crate) fn run(kernel: &Path, image: &Path, folder: &Path, words: &str) -> Pa
     command.args(["-smp", "1", "-m", "1024"]);
     command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
     command.arg("-kernel").arg(kernel).arg("-initrd").arg(image);
-    command.args(["-append", &format!("console=ttyS0 quiet panic=-1 oops=panic {EMULATED}=1 {words}")]);
+    command.args(["-append", &format!("console=ttyS0 quiet panic=-1 oops=panic {words}")]);
     // Where it is woken. Its own alarm may come before it sleeps, for that goes by the time out here.
     command.args(["-monitor", "stdio"]);
     for line in [&console, &packed] {
