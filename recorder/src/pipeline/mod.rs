@@ -39,7 +39,7 @@ use std::time::Duration;
 use crate::attribution::linux::ebpf::{EbpfError, Report};
 #[cfg(target_os = "linux")]
 use crate::attribution::linux::procfs::{Hidden, ScanError};
-use crate::model::{ProcessIndex, ProcessTable, Statistics};
+use crate::model::{Attribution, Owner, ProcessIndex, ProcessTable, Statistics};
 use crate::output::{Compression, CreateError};
 use crate::pcapng::Annotate;
 #[cfg(target_os = "linux")]
@@ -157,6 +157,23 @@ impl Progress<'_> {
     /// The processes with the most packets, busiest first.
     pub fn busiest(&self, count: usize) -> Vec<(ProcessIndex, u64)> {
         busiest(self.by_process, count)
+    }
+}
+
+/// Counts a packet for the processes at its ends.
+fn count_by_process(by_process: &mut Vec<u64>, attribution: &Attribution) {
+    let Attribution::Known { sender, receiver, .. } = attribution else { return };
+    let mut count = |owner: &Owner| {
+        let index = owner.process.0 as usize;
+        if index >= by_process.len() {
+            by_process.resize(index + 1, 0);
+        }
+        by_process[index] += 1;
+    };
+    match (sender, receiver) {
+        // A process that talks to itself has one packet, not two.
+        (Some(sender), Some(receiver)) if sender.process == receiver.process => count(sender),
+        _ => [sender, receiver].into_iter().flatten().for_each(count),
     }
 }
 

@@ -14,7 +14,10 @@ use super::section::section;
 use super::starter::{Answer, Starter};
 use super::translating::Translating;
 use super::witness::{Witness, attach};
-use super::{AttributionMode, Error, Finished, Observer, Plan, Progress, Signals, Why, command, restriction};
+use super::{
+    AttributionMode, Error, Finished, Observer, Plan, Progress, Signals, Why, command, count_by_process,
+    restriction,
+};
 use crate::attribution::clock::ClockOffset;
 use crate::attribution::event::{Event as SocketEvent, Scan};
 use crate::attribution::linux::conntrack::Conntrack;
@@ -23,7 +26,7 @@ use crate::attribution::linux::{now, own_netns};
 use crate::attribution::news::{Moment, News, Origin};
 use crate::attribution::translations::Translator;
 use crate::attribution::{Attributor, join};
-use crate::model::{Attribution, Found, InterfaceCounts, MonoTime, Owner, RealTime, Reason, Statistics};
+use crate::model::{Attribution, Found, InterfaceCounts, MonoTime, RealTime, Reason, Statistics};
 use crate::sandbox::{Mode, Status};
 use crate::selection::ProcessFilter;
 use crate::source::{self, Capture, Event, SETTLING, Selection};
@@ -768,20 +771,4 @@ fn attributor(plan: &Plan, witness: &Witness, translator: Option<Box<dyn Transla
         attributor.keep_journal();
     }
     attributor
-}
-
-fn count_by_process(by_process: &mut Vec<u64>, attribution: &Attribution) {
-    let Attribution::Known { sender, receiver, .. } = attribution else { return };
-    let mut count = |owner: &Owner| {
-        let index = owner.process.0 as usize;
-        if index >= by_process.len() {
-            by_process.resize(index + 1, 0);
-        }
-        by_process[index] += 1;
-    };
-    match (sender, receiver) {
-        // A process that talks to itself has one packet, not two.
-        (Some(sender), Some(receiver)) if sender.process == receiver.process => count(sender),
-        _ => [sender, receiver].into_iter().flatten().for_each(count),
-    }
 }

@@ -6,10 +6,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use super::afterwards::Afterwards;
 use super::files::{Ending, Files, First};
 use super::section::section;
-use super::{Attributing, AttributionMode, Error, Finished, Observer, Plan, Progress, Signals, Why};
+use super::{
+    Attributing, AttributionMode, Error, Finished, Observer, Plan, Progress, Signals, Why, count_by_process,
+};
 use crate::attribution::clock::ClockOffset;
 use crate::attribution::told::Told;
-use crate::model::{Attribution, InterfaceCounts, MonoTime, Owner, RealTime, Reason, Statistics};
+use crate::model::{Attribution, InterfaceCounts, MonoTime, RealTime, Reason, Statistics};
 use crate::selection::ProcessFilter;
 use crate::source::pktap::{self, Named, Queue};
 
@@ -341,17 +343,6 @@ impl<L: Live> Recording<'_, L> {
             #[cfg(target_os = "linux")]
             sandbox: crate::sandbox::Status::off(),
         }
-    }
-}
-
-/// A packet has one process at most.
-fn count_by_process(by_process: &mut Vec<u64>, attribution: &Attribution) {
-    if let Attribution::Known { sender, receiver, .. } = attribution
-        && let Some(Owner { process, .. }) = sender.or(*receiver)
-    {
-        let index = process.0 as usize;
-        by_process.resize(by_process.len().max(index + 1), 0);
-        by_process[index] += 1;
     }
 }
 
